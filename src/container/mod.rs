@@ -1,0 +1,1 @@
+//! Containers: their states, and the views that serve them.

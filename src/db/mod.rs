@@ -1,0 +1,1 @@
+//! The store's database: schema, migrations, transactions, snapshots.

@@ -1,0 +1,1 @@
+//! Images: loading, naming and removing them.

@@ -1,0 +1,3 @@
+//! `layerctl`: parse, run, exit code.
+
+fn main() {}

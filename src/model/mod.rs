@@ -1,0 +1,1 @@
+//! Digests, IDs, references, names and states: pure values, no input or output.

@@ -1,0 +1,1 @@
+//! Deferred deletion: pins, the plan of what may go, and its execution.

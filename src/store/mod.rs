@@ -1,0 +1,1 @@
+//! The store on disk: its layout, staging, and unpacking of layers.

@@ -1,0 +1,2 @@
+//! The only unsafe code and the only raw system calls.
+#![allow(unsafe_code)]

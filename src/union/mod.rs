@@ -1,0 +1,1 @@
+//! The union filesystem: a writable upper directory over read-only layers.
