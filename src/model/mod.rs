@@ -1,1 +1,11 @@
 //! Digests, IDs, references, names and states: pure values, no input or output.
+
+pub mod digest;
+pub mod human;
+pub mod name;
+pub mod reference;
+pub mod state;
+
+pub use digest::{BlobDigest, ChainId, ContainerId, DiffId, ImageId, ParseIdError};
+pub use reference::{ParseReferenceError, Reference};
+pub use state::{ContainerState, LayerState};

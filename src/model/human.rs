@@ -1,0 +1,95 @@
+//! Sizes and times as Docker's listings show them.
+
+/// A size in bytes in Docker's human form: decimal units, three significant digits, as
+/// `docker images` prints it (`go-units`' `HumanSizeWithPrecision(size, 3)`): `0B`, `7.8MB`, `1.02GB`.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    format!("{}{}", three_digits(value), UNITS[unit])
+}
+
+/// Go's `%.3g` for values from 0 to 1000: at most three significant digits, no trailing zeros, and
+/// `1e+03` where the rounding leaves that range.
+fn three_digits(value: f64) -> String {
+    let decimals = match value {
+        v if v >= 999.5 => return "1e+03".to_owned(),
+        v if v >= 99.95 => 0,
+        v if v >= 9.995 => 1,
+        _ => 2,
+    };
+    let text = format!("{value:.decimals$}");
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    }
+}
+
+/// A span of time in words, as `docker ps` says it (`go-units`' `HumanDuration`): `Less than a
+/// second`, `5 minutes`, `About an hour`, `3 weeks`.
+pub fn duration(seconds: i64) -> String {
+    let (s, m) = (seconds, seconds / 60);
+    let h = (seconds as f64 / 3600.0 + 0.5) as i64;
+    match () {
+        () if s < 1 => "Less than a second".to_owned(),
+        () if s == 1 => "1 second".to_owned(),
+        () if s < 60 => format!("{s} seconds"),
+        () if m == 1 => "About a minute".to_owned(),
+        () if m < 60 => format!("{m} minutes"),
+        () if h == 1 => "About an hour".to_owned(),
+        () if h < 48 => format!("{h} hours"),
+        () if h < 24 * 7 * 2 => format!("{} days", h / 24),
+        () if h < 24 * 30 * 2 => format!("{} weeks", h / 24 / 7),
+        () if h < 24 * 365 * 2 => format!("{} months", h / 24 / 30),
+        () => format!("{} years", h / 24 / 365),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_as_docker_writes_them() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (1, "1B"),
+            (999, "999B"),
+            (1000, "1kB"),
+            (1024, "1.02kB"),
+            (4096, "4.1kB"),
+            (7_795_433, "7.8MB"),
+            (77_900_000, "77.9MB"),
+            (141_234_567, "141MB"),
+            (1_020_000_000, "1.02GB"),
+            (999_999, "1e+03kB"),
+        ] {
+            assert_eq!(size(bytes), text, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn durations_as_docker_writes_them() {
+        for (seconds, text) in [
+            (0, "Less than a second"),
+            (1, "1 second"),
+            (59, "59 seconds"),
+            (60, "About a minute"),
+            (119, "About a minute"),
+            (120, "2 minutes"),
+            (3600, "About an hour"),
+            (3 * 3600, "3 hours"),
+            (47 * 3600, "47 hours"),
+            (3 * 86400, "3 days"),
+            (15 * 86400, "2 weeks"),
+            (70 * 86400, "2 months"),
+            (800 * 86400, "2 years"),
+        ] {
+            assert_eq!(duration(seconds), text, "{seconds}");
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! The states of layers and containers, under the names that JSON output shows.
+
+use std::fmt;
+
+/// Where a stored layer stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LayerState {
+    /// An image names it.
+    Live,
+    /// Complete, but no image names it; `prune` takes it.
+    Unused,
+    /// Marked, and held by the pin of at least one view.
+    Pending,
+    /// Marked and not pinned, not yet gone.
+    Reclaiming,
+}
+
+impl fmt::Display for LayerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LayerState::Live => "live",
+            LayerState::Unused => "unused",
+            LayerState::Pending => "pending",
+            LayerState::Reclaiming => "reclaiming",
+        })
+    }
+}
+
+/// Where a container stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ContainerState {
+    /// Never mounted.
+    Created,
+    /// Its view is served, without a process of its own.
+    Mounted,
+    /// It was mounted and is no more.
+    Exited,
+}
+
+impl ContainerState {
+    /// Whether the view is being served, and so pins the image's layers.
+    pub fn is_active(self) -> bool {
+        matches!(self, ContainerState::Mounted)
+    }
+}
+
+impl fmt::Display for ContainerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ContainerState::Created => "created",
+            ContainerState::Mounted => "mounted",
+            ContainerState::Exited => "exited",
+        })
+    }
+}
