@@ -1,0 +1,3 @@
+//! stub
+pub fn unused_by_tag() {}
+pub fn mounted_by_tag() {}
