@@ -15,7 +15,6 @@ pub mod tree;
 
 pub use disk::LoopFs;
 pub use image::{Archive, Built, Image, Layer};
-pub use needs::{Case, Need};
 pub use process::{Sleeper, wait_until};
 pub use run::Run;
 pub use store::Store;
