@@ -1,3 +1,7 @@
 //! `layerctl`: parse, run, exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    layerctl::cli::run(layerctl::cli::parse())
+}

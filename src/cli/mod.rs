@@ -1,1 +1,140 @@
 //! The command line: arguments, one file per command, output, exit codes.
+
+pub mod commands;
+pub mod context;
+pub mod error;
+pub mod exit_code;
+pub mod serve;
+pub mod table;
+pub mod time;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use commands as c;
+use context::Context;
+use error::CommandError;
+use exit_code::Exit;
+
+/// A daemonless layer store with deferred deletion.
+///
+/// Image archives are unpacked into content-addressed layers; a container's view of them is a FUSE
+/// union filesystem; a layer that is removed by force stays readable until the last view that uses
+/// it is unmounted and the last handle is closed.
+#[derive(Debug, Parser)]
+#[command(name = "layerctl", version, max_term_width = 100, propagate_version = true)]
+pub struct Cli {
+    /// The store [default: /var/lib/layerctl, or $XDG_DATA_HOME/layerctl where not root]
+    #[arg(long, global = true, env = "LAYERCTL_ROOT", value_name = "DIR")]
+    root: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// How a list is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Load images from a docker-archive, an OCI archive or an OCI layout directory
+    Load(c::load::Args),
+    /// List images
+    Images(c::images::Args),
+    /// Give an image another name
+    Tag(c::tag::Args),
+    /// Show everything about images and containers, as JSON
+    Inspect(c::inspect::Args),
+    /// Show how an image was made
+    History(c::history::Args),
+    /// Remove images; layers in use go when the last view that reads them ends
+    Rmi(c::rmi::Args),
+    /// Remove dangling images and unused layers
+    Prune(c::prune::Args),
+    /// Create a container from an image
+    Create(c::create::Args),
+    /// Mount a container's view, and print where
+    Mount(c::mount::Args),
+    /// Unmount views
+    #[command(visible_alias = "unmount")]
+    Umount(c::umount::Args),
+    /// Start containers: without an OCI runtime, mount their views
+    Start(c::start::Args),
+    /// Remove containers
+    Rm(c::rm::Args),
+    /// List containers
+    Ps(c::ps::Args),
+    /// List layers: where every byte is, and what holds it
+    Layers(c::layers::Args),
+    /// Show how much of the disk the store takes, and for what
+    Df(c::df::Args),
+    /// Tell what keeps a layer or an image
+    Why(c::why::Args),
+    /// Reclaim marked layers that nothing pins, and what crashes have left
+    Gc(c::gc::Args),
+    /// Show what has happened to images and layers
+    Events(c::events::Args),
+    /// Show deferred deletion from beginning to end, on a real image
+    Demo(c::demo::Args),
+    /// The process behind a mounted view
+    #[command(hide = true)]
+    Serve(serve::Args),
+}
+
+/// Parse the arguments; what cannot be understood ends the program with exit code 2.
+pub fn parse() -> Cli {
+    Cli::parse()
+}
+
+/// Run a command.
+pub fn run(cli: Cli) -> ExitCode {
+    let exit = match execute(cli) {
+        Ok(()) => Exit::Success,
+        Err(error) => error.report(),
+    };
+    exit.into()
+}
+
+fn execute(cli: Cli) -> Result<(), CommandError> {
+    let command = match cli.command {
+        // The demonstration has a store of its own.
+        Command::Demo(args) => return c::demo::run(args),
+        Command::Serve(args) => return serve::run(args, cli.root.as_deref()),
+        command => command,
+    };
+    let mut context = Context::open(cli.root.as_deref())?;
+    let cx = &mut context;
+    let result = match command {
+        Command::Load(args) => c::load::run(args, cx),
+        Command::Images(args) => c::images::run(args, cx),
+        Command::Tag(args) => c::tag::run(args, cx),
+        Command::Inspect(args) => c::inspect::run(args, cx),
+        Command::History(args) => c::history::run(args, cx),
+        Command::Rmi(args) => c::rmi::run(args, cx),
+        Command::Prune(args) => c::prune::run(args, cx),
+        Command::Create(args) => c::create::run(args, cx),
+        Command::Mount(args) => c::mount::run(args, cx),
+        Command::Umount(args) => c::umount::run(args, cx),
+        Command::Start(args) => c::start::run(args, cx),
+        Command::Rm(args) => c::rm::run(args, cx),
+        Command::Ps(args) => c::ps::run(args, cx),
+        Command::Layers(args) => c::layers::run(args, cx),
+        Command::Df(args) => c::df::run(args, cx),
+        Command::Why(args) => c::why::run(args, cx),
+        Command::Gc(args) => c::gc::run(args, cx),
+        Command::Events(args) => c::events::run(args, cx),
+        Command::Demo(_) | Command::Serve(_) => Ok(()),
+    };
+    // What was printed before an error belongs before it.
+    let flushed = cx.flush();
+    result.and(flushed)
+}

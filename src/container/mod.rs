@@ -1,1 +1,8 @@
-//! Containers: their states, and the views that serve them.
+//! Containers: their lifecycle, and the views that serve them.
+
+pub mod find;
+pub mod lifecycle;
+pub mod lock;
+pub mod view;
+
+pub use find::{FindError, find};

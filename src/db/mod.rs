@@ -1,1 +1,135 @@
-//! The store's database: schema, migrations, transactions, snapshots.
+//! The store's database, `store.db`: SQLite in WAL mode, the truth that the tree follows.
+//!
+//! Several processes use it at once. A change is one short transaction that begins `IMMEDIATE`, so
+//! that two writers wait for each other at its start and never fail in its middle; nobody holds one
+//! while bytes are written or deleted. `synchronous=FULL`: what a command has reported is still so
+//! after a power cut.
+//!
+//! This room knows rows, not files: which directory a row stands for is `store::layout`'s.
+
+mod containers;
+mod error;
+mod events;
+mod images;
+mod layers;
+mod schema;
+mod snapshot;
+mod views;
+
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+
+pub use containers::Container;
+pub use error::DbError;
+pub use events::{Action, Event};
+pub use images::{Image, ImageLayer, NewImage};
+pub use snapshot::Snapshot;
+pub use views::{NewView, View};
+
+/// How long a writer waits for the others before it gives up.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// An open database.
+#[derive(Debug)]
+pub struct Db {
+    connection: Connection,
+}
+
+impl Db {
+    /// Open the database at `path`, making it where it is missing and bringing an older one up to
+    /// date.
+    ///
+    /// # Errors
+    /// [`DbError::Newer`] for one written by a later version; otherwise what SQLite says.
+    pub fn open(path: &Path) -> Result<Db, DbError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection =
+            Connection::open_with_flags(path, flags).map_err(DbError::opening(path))?;
+        let prepare = |connection: &mut Connection| -> Result<(), DbError> {
+            connection.busy_timeout(BUSY_TIMEOUT)?;
+            // The version comes first: of a newer store nothing is to be changed, the journal
+            // mode neither.
+            schema::check(connection, path)?;
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            connection.pragma_update(None, "foreign_keys", true)?;
+            schema::migrate(connection, path)
+        };
+        prepare(&mut connection).map_err(|e| e.at(path))?;
+        Ok(Db { connection })
+    }
+
+    /// Change the database in one transaction: all of `change` or, where it fails, nothing.
+    pub fn write<T, E: From<DbError>>(
+        &mut self,
+        change: impl FnOnce(&Tx<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let tx = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(DbError::from)?;
+        let tx = Tx {
+            tx,
+            now: Timestamp::now(),
+        };
+        let value = change(&tx)?;
+        tx.tx.commit().map_err(DbError::from)?;
+        Ok(value)
+    }
+
+    /// Look at the database as it is at one moment.
+    pub fn read<T, E: From<DbError>>(
+        &mut self,
+        look: impl FnOnce(&Tx<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let tx = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Deferred)
+            .map_err(DbError::from)?;
+        look(&Tx {
+            tx,
+            now: Timestamp::now(),
+        })
+    }
+}
+
+/// An open transaction. Its methods, one file a table, are the only SQL of the program.
+#[derive(Debug)]
+pub struct Tx<'a> {
+    tx: Transaction<'a>,
+    now: Timestamp,
+}
+
+impl Tx<'_> {
+    /// The time at which the transaction began: everything it records bears it.
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+}
+
+/// Read a column whose text was checked when it was written; what does not parse is damage.
+fn parsed<T: std::str::FromStr>(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<T>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    let text: String = row.get(column)?;
+    text.parse().map_err(|e: T::Err| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e))
+    })
+}
+
+/// SQLite's integers are signed; no size or count here comes near their end.
+fn to_sql(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// The way back of [`to_sql`].
+fn from_sql(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    let value: i64 = row.get(column)?;
+    u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, value))
+}

@@ -1,1 +1,9 @@
 //! Images: loading, naming and removing them.
+
+pub mod config;
+pub mod removal;
+pub mod removal_plan;
+pub mod resolve;
+pub mod tag;
+
+pub use resolve::{ResolveError, Resolved, resolve};

@@ -2,10 +2,12 @@
 
 pub mod digest;
 pub mod human;
+pub mod layer;
 pub mod name;
 pub mod reference;
 pub mod state;
 
 pub use digest::{BlobDigest, ChainId, ContainerId, DiffId, ImageId, ParseIdError};
+pub use layer::{Layer, Phase};
 pub use reference::{ParseReferenceError, Reference};
 pub use state::{ContainerState, LayerState};

@@ -1,1 +1,10 @@
 //! The store on disk: its layout, staging, and unpacking of layers.
+
+pub mod error;
+pub mod layout;
+pub mod remove_tree;
+pub mod staging;
+pub mod usage;
+
+pub use error::StoreError;
+pub use layout::Store;

@@ -1,2 +1,6 @@
 //! The only unsafe code and the only raw system calls.
 #![allow(unsafe_code)]
+
+pub mod descriptors;
+pub mod mounts;
+pub mod processes;

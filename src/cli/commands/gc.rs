@@ -1,0 +1,69 @@
+//! `gc`: reclaim now what nothing holds, and go on with what a crash cut short.
+
+use std::time::Duration;
+
+use crate::cli::context::Context;
+use crate::cli::error::{CommandError, complain};
+use crate::model::{Layer, human};
+use crate::reclaim::execute::{Outcome, reclaim, sweep_orphans};
+
+/// Arguments of `gc`.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+/// How often a layer is looked at that another process is reclaiming.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Run `gc`.
+pub fn run(_: Args, cx: &mut Context) -> Result<(), CommandError> {
+    let mut reclaimed = 0;
+    let mut failed = false;
+    for layer in cx.db.read(|tx| tx.marked_layers())? {
+        match reclaim_or_wait(cx, &layer) {
+            Ok(Outcome::Reclaimed) => {
+                reclaimed += layer.bytes;
+                let size = human::size(layer.bytes);
+                cx.line(format_args!("Reclaimed: {} ({size})", layer.chain))?;
+            }
+            Ok(Outcome::Pinned | Outcome::Busy) => left(cx, &layer)?,
+            Err(CommandError::Message(text)) => {
+                complain(&text);
+                failed = true;
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    let swept = sweep_orphans(&mut cx.db, &cx.store)?;
+    if swept.count > 0 {
+        let size = human::size(swept.bytes);
+        cx.line(format_args!("Removed {} orphans ({size})", swept.count))?;
+    }
+    for error in &swept.failed {
+        complain(error);
+        failed = true;
+    }
+    cx.line(format_args!("Total reclaimed space: {}", human::size(reclaimed + swept.bytes)))?;
+    if failed { Err(CommandError::Reported) } else { Ok(()) }
+}
+
+/// Another process that reclaims the layer is waited for.
+fn reclaim_or_wait(cx: &mut Context, layer: &Layer) -> Result<Outcome, CommandError> {
+    loop {
+        match reclaim(&mut cx.db, &cx.store, layer)? {
+            Outcome::Busy => std::thread::sleep(PAUSE),
+            outcome => return Ok(outcome),
+        }
+    }
+}
+
+fn left(cx: &mut Context, layer: &Layer) -> Result<(), CommandError> {
+    let snapshot = cx.snapshot()?;
+    let holders: Vec<String> = snapshot
+        .views
+        .iter()
+        .filter(|view| view.pins.contains(&layer.id))
+        .map(|view| format!("container {}, PID {}", view.container.short(), view.pid))
+        .collect();
+    let size = human::size(layer.bytes);
+    cx.line(format_args!("Left: {} ({size} held by {})", layer.chain, holders.join("; ")))
+}

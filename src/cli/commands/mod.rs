@@ -1,0 +1,49 @@
+//! One file per command: its arguments, and what it does with them.
+
+pub mod create;
+pub mod demo;
+pub mod df;
+pub mod events;
+pub mod gc;
+pub mod history;
+pub mod images;
+pub mod inspect;
+pub mod layers;
+pub mod load;
+pub mod mount;
+pub mod prune;
+pub mod ps;
+pub mod rm;
+pub mod rmi;
+pub mod start;
+pub mod tag;
+pub mod umount;
+pub mod why;
+
+use super::context::Context;
+use super::error::{CommandError, complain};
+
+/// Do something for each of several names: all that can be done is, each failure is reported.
+fn for_each(
+    cx: &mut Context,
+    names: &[String],
+    mut each: impl FnMut(&mut Context, &str) -> Result<(), CommandError>,
+) -> Result<(), CommandError> {
+    let mut failed = false;
+    for name in names {
+        match each(cx, name) {
+            Ok(()) => {}
+            Err(CommandError::Message(text)) => {
+                // What was printed for the names before comes before the complaint about this one.
+                cx.flush()?;
+                complain(&text);
+                failed = true;
+            }
+            Err(CommandError::Reported) => failed = true,
+            Err(other @ (CommandError::Interrupted | CommandError::BrokenPipe)) => {
+                return Err(other);
+            }
+        }
+    }
+    if failed { Err(CommandError::Reported) } else { Ok(()) }
+}

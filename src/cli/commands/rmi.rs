@@ -1,0 +1,190 @@
+//! `rmi`: remove images, now or as soon as nothing reads them.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::for_each;
+use crate::cli::context::Context;
+use crate::cli::error::CommandError;
+use crate::cli::Format;
+use crate::db::Snapshot;
+use crate::image::removal::{self, RemovalError};
+use crate::image::removal_plan::{Manner, PlannedLayer, Refusal, RemovalPlan, apply, removal_plan};
+use crate::image::ResolveError;
+use crate::model::{ContainerId, human};
+use crate::reclaim::execute::{Outcome, reclaim};
+
+/// Arguments of `rmi`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Remove all tags and the image, whoever uses it; layers in use are deferred
+    #[arg(short, long)]
+    force: bool,
+    /// Keep the layers that nothing refers to any longer, for `prune`
+    #[arg(long)]
+    no_prune: bool,
+    /// Only say what would happen
+    #[arg(long)]
+    dry_run: bool,
+    /// With --dry-run: table or JSON
+    #[arg(long, value_enum, default_value_t, requires = "dry_run")]
+    format: Format,
+    /// Tags, IDs, or unambiguous prefixes of IDs
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+}
+
+/// Run `rmi`.
+pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
+    let manner = Manner { force: args.force, prune: !args.no_prune };
+    if args.dry_run {
+        return dry_run(&args, manner, cx);
+    }
+    for_each(cx, &args.images, |cx, name| {
+        match removal::remove(&mut cx.db, &cx.store, name, manner) {
+            Ok(plan) => report(cx, &plan),
+            Err(RemovalError::Refused(refusal)) => refuse(&refusal, manner),
+            Err(e) => Err(e.into()),
+        }
+    })
+}
+
+/// A missing image is reported, but with `--force` no failure: Docker's rule.
+fn refuse(refusal: &Refusal, manner: Manner) -> Result<(), CommandError> {
+    match refusal {
+        Refusal::Resolve(ResolveError::NoSuchImage(_)) if manner.force => {
+            crate::cli::error::complain(&refusal);
+            Ok(())
+        }
+        _ => Err(refusal.into()),
+    }
+}
+
+/// Say what happened, and reclaim what nothing holds.
+fn report(cx: &mut Context, plan: &RemovalPlan) -> Result<(), CommandError> {
+    for tag in &plan.untagged {
+        cx.line(format_args!("Untagged: {tag}"))?;
+    }
+    if let Some(image) = &plan.deleted {
+        cx.line(format_args!("Deleted: {image}"))?;
+    }
+    for planned in &plan.layers {
+        let holders = reclaim_planned(cx, planned)?;
+        layer_lines(cx, planned, &holders)?;
+    }
+    Ok(())
+}
+
+/// Reclaim a layer that was marked a moment ago; gives who holds it.
+fn reclaim_planned(
+    cx: &mut Context,
+    planned: &PlannedLayer,
+) -> Result<Vec<ContainerId>, CommandError> {
+    // A server on its way in or out has its locks for a moment without being on record.
+    let patience = Instant::now() + Duration::from_secs(1);
+    loop {
+        let Some(layer) = cx.db.read(|tx| tx.layer(planned.row))? else { return Ok(Vec::new()) };
+        match reclaim(&mut cx.db, &cx.store, &layer)? {
+            Outcome::Reclaimed => return Ok(Vec::new()),
+            Outcome::Busy if Instant::now() < patience => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Outcome::Pinned | Outcome::Busy => {
+                let snapshot = cx.snapshot()?;
+                return Ok(snapshot.pinned_by(&layer).into_iter().cloned().collect());
+            }
+        }
+    }
+}
+
+fn layer_lines(
+    cx: &mut Context,
+    planned: &PlannedLayer,
+    holders: &[ContainerId],
+) -> Result<(), CommandError> {
+    for chain in &planned.chains {
+        match holders {
+            [] => cx.line(format_args!("Deleted: {chain}"))?,
+            holders => cx.line(format_args!(
+                "Deferred: {chain} ({} held by {})",
+                human::size(planned.bytes),
+                containers(holders)
+            ))?,
+        }
+    }
+    Ok(())
+}
+
+/// `container 9b8a7c6d5e4f`, or `containers …, …`.
+fn containers(ids: &[ContainerId]) -> String {
+    let list: Vec<&str> = ids.iter().map(ContainerId::short).collect();
+    format!("container{} {}", if ids.len() == 1 { "" } else { "s" }, list.join(", "))
+}
+
+/// What `--dry-run --format json` prints.
+#[derive(Debug, Default, Serialize)]
+struct DryRun {
+    untagged: Vec<String>,
+    deleted: Vec<String>,
+    layers: Vec<DryRunLayer>,
+    freed_bytes: u64,
+    deferred_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct DryRunLayer {
+    chain_id: String,
+    bytes: u64,
+    pinned_by: Vec<ContainerId>,
+}
+
+impl DryRun {
+    fn add(&mut self, plan: &RemovalPlan) {
+        self.untagged.extend(plan.untagged.iter().map(ToString::to_string));
+        self.deleted.extend(plan.deleted.iter().map(ToString::to_string));
+        for layer in &plan.layers {
+            match layer.pinned_by.is_empty() {
+                true => self.freed_bytes += layer.bytes,
+                false => self.deferred_bytes += layer.bytes,
+            }
+            self.layers.push(DryRunLayer {
+                chain_id: layer.chain().to_string(),
+                bytes: layer.bytes,
+                pinned_by: layer.pinned_by.clone(),
+            });
+        }
+    }
+}
+
+fn dry_run(args: &Args, manner: Manner, cx: &mut Context) -> Result<(), CommandError> {
+    let mut snapshot: Snapshot = cx.snapshot()?;
+    let mut total = DryRun::default();
+    let result = for_each(cx, &args.images, |cx, name| {
+        let plan = match removal_plan(&snapshot, name, manner) {
+            Ok(plan) => plan,
+            Err(refusal) => return refuse(&refusal, manner),
+        };
+        apply(&plan, &mut snapshot);
+        total.add(&plan);
+        if args.format == Format::Json {
+            return Ok(());
+        }
+        for tag in &plan.untagged {
+            cx.line(format_args!("Untagged: {tag}"))?;
+        }
+        if let Some(image) = &plan.deleted {
+            cx.line(format_args!("Deleted: {image}"))?;
+        }
+        plan.layers.iter().try_for_each(|layer| layer_lines(cx, layer, &layer.pinned_by))
+    });
+    match args.format {
+        Format::Json => cx.json(&total)?,
+        Format::Table => cx.line(format_args!(
+            "Would free {} now and {} later; nothing was changed.",
+            human::size(total.freed_bytes),
+            human::size(total.deferred_bytes)
+        ))?,
+    }
+    result
+}

@@ -1,0 +1,76 @@
+//! What every command works with: the store, its database, and where the output goes.
+
+use std::env;
+use std::fmt;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::error::{CommandError, output, warn};
+use crate::container::view;
+use crate::db::{Db, Snapshot};
+use crate::image::removal;
+use crate::store::Store;
+
+/// An open store, looked after.
+pub struct Context {
+    /// The store's files.
+    pub store: Store,
+    /// Its database.
+    pub db: Db,
+    out: io::BufWriter<io::Stdout>,
+}
+
+impl Context {
+    /// Open the store, and set right what a crash has left that cannot wait: views whose server
+    /// is dead, and decisions that the tree has not followed yet.
+    pub fn open(root: Option<&Path>) -> Result<Context, CommandError> {
+        let root = match root {
+            Some(root) => root.to_owned(),
+            None => default_root()?,
+        };
+        let store = Store::open(&root)?;
+        let mut db = Db::open(&store.database())?;
+        for error in view::bury_the_dead(&mut db, &store)? {
+            warn(&error);
+        }
+        if !db.read(|tx| tx.layers_to_move())?.is_empty() {
+            removal::follow_up(&mut db, &store, &[])?;
+        }
+        Ok(Context { store, db, out: io::BufWriter::new(io::stdout()) })
+    }
+
+    /// The store as it is now.
+    pub fn snapshot(&mut self) -> Result<Snapshot, CommandError> {
+        Ok(Snapshot::take(&mut self.db)?)
+    }
+
+    /// Print a line to standard output.
+    pub fn line(&mut self, text: impl fmt::Display) -> Result<(), CommandError> {
+        writeln!(self.out, "{text}").map_err(output)
+    }
+
+    /// Print a value as JSON in one line.
+    pub fn json(&mut self, value: &impl Serialize) -> Result<(), CommandError> {
+        let text = serde_json::to_string(value)?;
+        self.line(text)
+    }
+
+    /// Bring what was printed to its reader.
+    pub fn flush(&mut self) -> Result<(), CommandError> {
+        self.out.flush().map_err(output)
+    }
+}
+
+/// `/var/lib/layerctl` for root, else `$XDG_DATA_HOME/layerctl`.
+fn default_root() -> Result<PathBuf, CommandError> {
+    if rustix::process::geteuid().is_root() {
+        return Ok("/var/lib/layerctl".into());
+    }
+    let data = env::var_os("XDG_DATA_HOME").filter(|d| !d.is_empty()).map(PathBuf::from);
+    let home = || env::var_os("HOME").map(|home| Path::new(&home).join(".local/share"));
+    data.or_else(home)
+        .map(|data| data.join("layerctl"))
+        .ok_or_else(|| CommandError::new("where is the store? Set --root, LAYERCTL_ROOT or HOME"))
+}

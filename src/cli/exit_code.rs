@@ -1,0 +1,23 @@
+//! The exit codes of the program, all of them.
+
+/// What a command tells the shell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// All was done.
+    Success,
+    /// Something was refused or failed, and was reported.
+    Failure,
+    /// The user interrupted it: 128 + SIGINT, as shells count.
+    Interrupted,
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> std::process::ExitCode {
+        std::process::ExitCode::from(match exit {
+            Exit::Success => 0,
+            Exit::Failure => 1,
+            // 2 is clap's, for usage.
+            Exit::Interrupted => 130,
+        })
+    }
+}

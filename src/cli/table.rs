@@ -1,0 +1,38 @@
+//! Lists as Docker prints them: columns under headings in capitals, three blanks apart.
+
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
+
+/// A table with these headings and rows.
+pub fn table<const N: usize>(headings: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(headings);
+    for row in rows {
+        table.add_row(row);
+    }
+    let last = N.saturating_sub(1);
+    for (i, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, if i == last { 0 } else { 3 }));
+        column.set_constraint(ColumnConstraint::ContentWidth);
+    }
+    // Docker ends no line with blanks.
+    let text = table.to_string();
+    text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_three_blanks_apart() {
+        let rows = [["app".to_owned(), "1".to_owned()], ["a-long-name".to_owned(), "22".to_owned()]];
+        assert_eq!(
+            table(["NAME", "N"], rows),
+            "NAME          N\napp           1\na-long-name   22"
+        );
+        assert_eq!(table(["NAME", "N"], []), "NAME   N");
+    }
+}

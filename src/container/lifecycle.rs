@@ -1,0 +1,150 @@
+//! Creating and removing containers.
+
+use std::io;
+
+use jiff::Timestamp;
+
+use super::lock::ServerLock;
+use crate::db::{Container, Db, DbError};
+use crate::model::reference::with_default_tag;
+use crate::model::{ContainerId, ImageId, name};
+use crate::store::remove_tree::remove_tree;
+use crate::store::{Store, StoreError};
+
+/// Why something could not be done with a container. The texts are Docker's where it has the case.
+#[derive(Debug, thiserror::Error)]
+pub enum LifecycleError {
+    /// The image that it would be made from, or was made from, is not there.
+    #[error("No such image: {}", with_default_tag(.0))]
+    NoSuchImage(String),
+    /// It was removed a moment ago.
+    #[error("No such container: {0}")]
+    NoSuchContainer(String),
+    /// Another container has the name.
+    #[error(
+        "Conflict. The container name \"/{name}\" is already in use by container \"{holder}\". \
+         You have to remove (or rename) that container to be able to reuse that name."
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Who has it.
+        holder: ContainerId,
+    },
+    /// The name breaks the rule.
+    #[error("Invalid container name ({0}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")]
+    BadName(String),
+    /// It is mounted.
+    #[error(
+        "cannot remove container \"/{0}\": container is running: stop the container before \
+         removing or force remove"
+    )]
+    Active(String),
+    /// Of the database.
+    #[error(transparent)]
+    Db(#[from] DbError),
+    /// Of the store's files.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What `create` is given.
+#[derive(Debug)]
+pub struct NewContainer<'a> {
+    /// `None`: one is made up.
+    pub name: Option<&'a str>,
+    /// The image to be made from.
+    pub image: &'a ImageId,
+    /// The image as the user named it.
+    pub reference: &'a str,
+    /// The command to be run.
+    pub command: Vec<String>,
+}
+
+/// Make a container.
+pub fn create(
+    db: &mut Db,
+    store: &Store,
+    new: &NewContainer<'_>,
+) -> Result<ContainerId, LifecycleError> {
+    if let Some(name) = new.name
+        && !name::is_valid(name)
+    {
+        return Err(LifecycleError::BadName(name.to_owned()));
+    }
+    let id = ContainerId::from_random(random()?);
+    let directory = store.container(&id);
+    let made = db.write(|tx| {
+        if !tx.has_image(new.image)? {
+            return Err(LifecycleError::NoSuchImage(new.reference.to_owned()));
+        }
+        let name = match new.name {
+            Some(name) => match tx.container_named(name)? {
+                Some(holder) => {
+                    return Err(LifecycleError::NameTaken {
+                        name: name.to_owned(),
+                        holder,
+                    });
+                }
+                None => name.to_owned(),
+            },
+            None => {
+                let mut attempt = 0;
+                loop {
+                    let name = name::made_up(random()?, attempt);
+                    if tx.container_named(&name)?.is_none() {
+                        break name;
+                    }
+                    attempt += 1;
+                }
+            }
+        };
+        tx.insert_container(&Container {
+            id: id.clone(),
+            name,
+            image: new.image.clone(),
+            reference: new.reference.to_owned(),
+            command: new.command.clone(),
+            created: Timestamp::now(),
+            ended: None,
+            exit_code: None,
+        })?;
+        // Inside the transaction: until it is committed nobody takes the directory for an orphan.
+        Ok(directory.create()?)
+    });
+    if let Err(error) = made {
+        remove_tree(directory.path())?;
+        return Err(error);
+    }
+    Ok(id)
+}
+
+/// Remove a container that has no view, with all that it wrote.
+pub fn remove(db: &mut Db, store: &Store, container: &Container) -> Result<(), LifecycleError> {
+    let directory = store.container(&container.id);
+    let lock = match ServerLock::acquire(directory.path()) {
+        Ok(Some(lock)) => Some(lock),
+        Ok(None) => return Err(LifecycleError::Active(container.name.clone())),
+        // Nothing left but the row: a crash in an earlier removal cannot leave that, a hand can.
+        Err(e) if e.is_not_found() => None,
+        Err(e) => return Err(e.into()),
+    };
+    db.write(|tx| -> Result<(), LifecycleError> {
+        if tx.view(&container.id)?.is_some() {
+            return Err(LifecycleError::Active(container.name.clone()));
+        }
+        Ok(tx.delete_container(&container.id)?)
+    })?;
+    // After the commit: a crash in between leaves an orphan, not a container without files.
+    remove_tree(directory.path())?;
+    drop(lock);
+    Ok(())
+}
+
+fn random<const N: usize>() -> Result<[u8; N], StoreError> {
+    let mut bytes = [0; N];
+    let path = std::path::Path::new("/dev/urandom");
+    let mut file = std::fs::File::open(path).map_err(StoreError::at("open", path))?;
+    io::Read::read_exact(&mut file, &mut bytes).map_err(StoreError::at("read", path))?;
+    Ok(bytes)
+}

@@ -1,0 +1,109 @@
+//! Views on record: their beginning, their end, and the discovery of those whose server died.
+//!
+//! Order at the beginning: lock the container, pin the layers, then, in one transaction, look
+//! whether they still are the image's and write the view down. At the end the other way round: the
+//! record first, then the pins, then the lock. So nothing is ever on record without a lock behind
+//! it, unless its server is dead.
+
+use std::path::Path;
+
+use rustix::mount::{UnmountFlags, unmount};
+
+use super::lifecycle::LifecycleError;
+use super::lock::ServerLock;
+use crate::db::{Container, Db, DbError, NewView, Tx, View};
+use crate::model::ContainerId;
+use crate::store::remove_tree::remove_tree;
+use crate::store::{Store, StoreError};
+use crate::sys::mounts::{Mount, mounts};
+
+/// Exit code on record for a view whose server was killed, as a shell counts SIGKILL.
+const KILLED: i32 = 128 + libc::SIGKILL;
+
+/// The source that a view's mount bears, by which it is known for one of ours.
+pub fn mount_source(container: &ContainerId) -> String {
+    format!("layerctl:{}", container.short())
+}
+
+/// Write down that this process serves a container's view.
+///
+/// To be called in the transaction that has found `layers`, the rows of the image's layers, to be
+/// those that are pinned.
+pub fn begin(
+    tx: &Tx<'_>,
+    container: &Container,
+    mountpoint: &Path,
+    layers: &[i64],
+) -> Result<(), LifecycleError> {
+    if !tx.has_container(&container.id)? {
+        return Err(LifecycleError::NoSuchContainer(container.name.clone()));
+    }
+    let pid = std::process::id();
+    tx.insert_view(&NewView {
+        container: &container.id,
+        pid,
+        mountpoint,
+        pins: layers,
+    })?;
+    Ok(())
+}
+
+/// Write down that a view has ended. False if another process has done so.
+pub fn end(db: &mut Db, view: &View, exit_code: i32) -> Result<bool, DbError> {
+    db.write(|tx| {
+        let ended = tx.delete_view(view)?;
+        if ended {
+            tx.set_container_ended(&view.container, exit_code)?;
+        }
+        Ok(ended)
+    })
+}
+
+/// Delete the files of a container that was removed by force while its view was served.
+pub fn remove_abandoned(
+    db: &mut Db,
+    store: &Store,
+    id: &ContainerId,
+) -> Result<(), LifecycleError> {
+    if !db.read(|tx| tx.has_container(id))? {
+        remove_tree(store.container(id).path())?;
+    }
+    Ok(())
+}
+
+/// Find the views whose server died, detach what it left mounted, write down their end. Returns
+/// what could not be detached.
+pub fn bury_the_dead(db: &mut Db, store: &Store) -> Result<Vec<StoreError>, LifecycleError> {
+    let mut failed = Vec::new();
+    for view in db.read(|tx| tx.views())? {
+        if ServerLock::is_held(store.container(&view.container).path())? {
+            continue;
+        }
+        if let Err(e) = detach(&view) {
+            failed.push(e);
+        }
+        end(db, &view, KILLED)?;
+        remove_abandoned(db, store, &view.container)?;
+    }
+    Ok(failed)
+}
+
+/// Detach every mount of this view, wherever it was moved or bound to.
+fn detach(view: &View) -> Result<(), StoreError> {
+    for mount in mounts_of(&view.container)? {
+        let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+        let path = &mount.mountpoint;
+        unmount(path, flags).map_err(StoreError::at("detach the dead view at", path))?;
+    }
+    Ok(())
+}
+
+/// The mounts of a container's view in this mount namespace, topmost first.
+pub fn mounts_of(container: &ContainerId) -> Result<Vec<Mount>, StoreError> {
+    let source = mount_source(container);
+    let path = Path::new("/proc/self/mountinfo");
+    let mut mounts = mounts().map_err(StoreError::at("read", path))?;
+    mounts.retain(|m| m.source == source && m.fs_type.starts_with("fuse"));
+    mounts.reverse();
+    Ok(mounts)
+}

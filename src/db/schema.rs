@@ -1,0 +1,161 @@
+//! The tables, and how an older database becomes a current one.
+//!
+//! `PRAGMA user_version` counts the migrations that were applied. Each is one transaction together
+//! with the new count, so that a crash leaves the version before or the version after.
+
+use std::path::Path;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::DbError;
+
+/// One script a version, oldest first. A script that was released is never edited.
+const MIGRATIONS: [&str; 1] = [V1];
+
+/// Times are RFC 3339 in UTC, digests begin with `sha256:`, sizes are bytes.
+const V1: &str = "
+CREATE TABLE images (
+    id      TEXT PRIMARY KEY,           -- digest of the config, which is in images/<hex>/config
+    loaded  TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE tags (
+    reference TEXT PRIMARY KEY,         -- familiar form, with tag
+    image     TEXT NOT NULL REFERENCES images (id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX tags_by_image ON tags (image);
+
+-- A row a directory: present in layers/<hex>, marked or reclaiming in marked/<hex>.<id>.
+CREATE TABLE layers (
+    id      INTEGER PRIMARY KEY AUTOINCREMENT,
+    diff    TEXT NOT NULL,
+    chain   TEXT NOT NULL,              -- of the image that brought it, or that gave it up
+    size    INTEGER NOT NULL,           -- contents of its regular files
+    bytes   INTEGER NOT NULL,           -- allocated on disk, hard links once
+    entries INTEGER NOT NULL,
+    phase   TEXT NOT NULL CHECK (phase IN ('present', 'marked', 'reclaiming')),
+    moved   INTEGER NOT NULL DEFAULT 0  -- marked, and the directory has been renamed
+) STRICT;
+CREATE UNIQUE INDEX layers_present ON layers (diff) WHERE phase = 'present';
+
+CREATE TABLE image_layers (
+    image    TEXT NOT NULL REFERENCES images (id),
+    position INTEGER NOT NULL,          -- 0 is the lowest
+    diff     TEXT NOT NULL,
+    chain    TEXT NOT NULL,
+    PRIMARY KEY (image, position)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX image_layers_by_diff ON image_layers (diff);
+
+CREATE TABLE containers (
+    id        TEXT PRIMARY KEY,
+    name      TEXT NOT NULL UNIQUE,
+    image     TEXT NOT NULL,            -- outlives its row in images
+    reference TEXT NOT NULL,            -- as it was given to create
+    command   TEXT NOT NULL,            -- JSON array
+    created   TEXT NOT NULL,
+    ended     TEXT,                     -- when its last view ended
+    exit_code INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE INDEX containers_by_image ON containers (image);
+
+-- A row for each view that is served; outlives its container where that was removed by force.
+CREATE TABLE views (
+    container  TEXT PRIMARY KEY,
+    pid        INTEGER NOT NULL,
+    mountpoint BLOB NOT NULL,
+    mounted    TEXT NOT NULL,
+    detached   INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE pins (
+    view  TEXT NOT NULL REFERENCES views (container),
+    layer INTEGER NOT NULL REFERENCES layers (id),
+    PRIMARY KEY (view, layer)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX pins_by_layer ON pins (layer);
+
+CREATE TABLE events (
+    seq    INTEGER PRIMARY KEY AUTOINCREMENT,
+    time   TEXT NOT NULL,
+    action TEXT NOT NULL,
+    id     TEXT NOT NULL,
+    bytes  INTEGER,
+    detail TEXT NOT NULL
+) STRICT;
+";
+
+const KNOWN: u32 = MIGRATIONS.len() as u32;
+
+fn version(connection: &Connection) -> Result<u32, DbError> {
+    Ok(connection.pragma_query_value(None, "user_version", |row| row.get(0))?)
+}
+
+/// Refuse a database of a later version, without changing it.
+pub(super) fn check(connection: &Connection, path: &Path) -> Result<(), DbError> {
+    match version(connection)? {
+        found if found > KNOWN => Err(DbError::Newer {
+            path: path.to_owned(),
+            found,
+            known: KNOWN,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Apply what is missing. Two processes may do so at once: the second finds it done.
+pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), DbError> {
+    if version(connection)? == KNOWN {
+        return Ok(());
+    }
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    check(&tx, path)?;
+    for (script, number) in MIGRATIONS.iter().zip(1..).skip(version(&tx)? as usize) {
+        tx.execute_batch(script)?;
+        tx.pragma_update(None, "user_version", number)?;
+    }
+    tx.commit()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Db;
+    use super::*;
+
+    #[test]
+    fn a_new_store_has_the_current_version_and_opens_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.db");
+        drop(Db::open(&path).unwrap());
+        drop(Db::open(&path).unwrap());
+        assert_eq!(version(&Connection::open(&path).unwrap()).unwrap(), KNOWN);
+    }
+
+    #[test]
+    fn a_newer_store_is_refused_untouched() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.db");
+        Connection::open(&path)
+            .unwrap()
+            .pragma_update(None, "user_version", 99)
+            .unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let error = Db::open(&path).unwrap_err().to_string();
+        assert!(error.contains("is of version 99"), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn what_is_no_database_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.db");
+        std::fs::write(
+            &path,
+            "this is not a database at all, and long enough to be looked at",
+        )
+        .unwrap();
+        let error = Db::open(&path).unwrap_err().to_string();
+        assert!(error.starts_with("cannot open the database"), "{error}");
+    }
+}

@@ -1,0 +1,112 @@
+//! Carrying a removal out: the tags go, the image goes, its layers are marked.
+//!
+//! Two transactions. The first is the promise: when it is committed, the image is gone and its
+//! layers will be, whatever crashes. The second follows it up on disk: the layers' names go from
+//! `layers/` to `marked/`, like an unlink, and the image's own files go. It can be repeated, and
+//! every command begins with it if it is due. The space is `reclaim`'s.
+
+use std::collections::HashSet;
+
+use super::removal_plan::{Manner, Refusal, RemovalPlan, removal_plan};
+use crate::db::{Action, Db, DbError, Snapshot, Tx};
+use crate::model::{ChainId, ImageId, Phase};
+use crate::store::remove_tree::remove_tree;
+use crate::store::{Store, StoreError};
+
+/// An error of removing.
+#[derive(Debug, thiserror::Error)]
+pub enum RemovalError {
+    /// It may not be done.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Of the database.
+    #[error(transparent)]
+    Db(#[from] DbError),
+    /// Of the store's files.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Remove what `name` means.
+///
+/// # Errors
+/// [`RemovalError::Refused`] if the rules are against it; then nothing was changed.
+pub fn remove(
+    db: &mut Db,
+    store: &Store,
+    name: &str,
+    manner: Manner,
+) -> Result<RemovalPlan, RemovalError> {
+    // Planned inside the transaction: nobody can mount or load between plan and deed.
+    let plan = db.write(|tx| -> Result<_, RemovalError> {
+        let plan = removal_plan(&Snapshot::of(tx)?, name, manner)?;
+        carry_out(tx, &plan)?;
+        Ok(plan)
+    })?;
+    follow_up(db, store, plan.deleted.as_slice())?;
+    Ok(plan)
+}
+
+fn carry_out(tx: &Tx<'_>, plan: &RemovalPlan) -> Result<(), DbError> {
+    for tag in &plan.untagged {
+        if let Some(image) = tx.tagged(tag)? {
+            tx.record(Action::Untag, &image, None, &tag.to_string())?;
+        }
+        tx.delete_tag(tag)?;
+    }
+    if let Some(image) = &plan.deleted {
+        tx.delete_image(image)?;
+        tx.record(Action::Delete, image, None, "")?;
+    }
+    for layer in &plan.layers {
+        mark(tx, layer.row, layer.chain(), layer.bytes)?;
+    }
+    Ok(())
+}
+
+fn mark(tx: &Tx<'_>, row: i64, chain: &ChainId, bytes: u64) -> Result<(), DbError> {
+    tx.mark_layer(row, chain)?;
+    tx.record(Action::Mark, chain, Some(bytes), "")
+}
+
+/// Mark the layers that no image names: what `rmi --no-prune` left, for `prune`. Gives their rows.
+pub fn mark_unused(db: &mut Db, store: &Store) -> Result<HashSet<i64>, RemovalError> {
+    let rows = db.write(|tx| -> Result<HashSet<i64>, DbError> {
+        let snapshot = Snapshot::of(tx)?;
+        let present = snapshot.layers.iter().filter(|l| l.phase == Phase::Present);
+        let unused: Vec<_> = present
+            .filter(|l| snapshot.named_by(l).is_empty())
+            .collect();
+        for layer in &unused {
+            mark(tx, layer.id, &layer.chain, layer.bytes)?;
+        }
+        Ok(unused.iter().map(|l| l.id).collect())
+    })?;
+    follow_up(db, store, &[])?;
+    Ok(rows)
+}
+
+/// Let the tree follow what was decided: rename the layers that are marked, delete the files of
+/// the images that are gone.
+pub fn follow_up(db: &mut Db, store: &Store, images: &[ImageId]) -> Result<(), RemovalError> {
+    db.write(|tx| {
+        settle(tx, store)?;
+        for image in images {
+            // In the transaction: a load of the same image may have put new files there.
+            if !tx.has_image(image)? {
+                remove_tree(&store.image(image))?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Rename the layers whose marking is decided. Inside a write transaction, so that no process
+/// renames a layer that another has loaded under the same name meanwhile.
+pub fn settle(tx: &Tx<'_>, store: &Store) -> Result<(), RemovalError> {
+    for layer in tx.layers_to_move()? {
+        store.move_to_marked(&layer)?;
+        tx.set_layer_moved(layer.id)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,168 @@
+//! What may be deleted: pure functions of what is on record and of the names on disk.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::db::Snapshot;
+use crate::model::{ContainerId, Layer, Phase};
+use crate::store::Store;
+
+/// What is to become of a marked layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing holds it: it may go, if its lock says so too.
+    Reclaim,
+    /// The views of these containers hold it.
+    Keep(Vec<ContainerId>),
+}
+
+/// A verdict on every marked layer.
+pub fn marked(snapshot: &Snapshot) -> Vec<(&Layer, Verdict)> {
+    let marked = snapshot.layers.iter().filter(|l| l.phase != Phase::Present);
+    marked
+        .map(|layer| match snapshot.pinned_by(layer) {
+            holders if holders.is_empty() => (layer, Verdict::Reclaim),
+            holders => (layer, Verdict::Keep(holders.into_iter().cloned().collect())),
+        })
+        .collect()
+}
+
+/// The names found in the store's rooms.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// In `layers/`.
+    pub layers: Vec<OsString>,
+    /// In `marked/`.
+    pub marked: Vec<OsString>,
+    /// In `images/`.
+    pub images: Vec<OsString>,
+    /// In `containers/`.
+    pub containers: Vec<OsString>,
+}
+
+/// The paths that no row explains. What is in `staging/` is not looked at: there the locks decide.
+pub fn orphans(store: &Store, snapshot: &Snapshot, listing: &Listing) -> Vec<PathBuf> {
+    let mut explained: HashSet<PathBuf> = HashSet::new();
+    for layer in &snapshot.layers {
+        explained.insert(store.layer_directory(layer));
+        if layer.phase == Phase::Marking {
+            // Decided, and renamed or not: both names are explained.
+            explained.insert(store.marked_layer(layer));
+        }
+    }
+    explained.extend(snapshot.images.iter().map(|i| store.image(&i.id)));
+    let containers = snapshot.containers.iter().map(|c| &c.id);
+    // A container that was removed by force stays until its view ends.
+    let containers = containers.chain(snapshot.views.iter().map(|v| &v.container));
+    explained.extend(containers.map(|id| store.container(id).path().to_owned()));
+    let rooms = [
+        (store.layers(), &listing.layers),
+        (store.marked(), &listing.marked),
+        (store.images(), &listing.images),
+        (store.containers(), &listing.containers),
+    ];
+    let found = rooms
+        .into_iter()
+        .flat_map(|(room, names)| names.iter().map(move |n| room.join(n)));
+    found.filter(|path| !explained.contains(path)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::View;
+    use crate::model::{ChainId, DiffId};
+    use jiff::Timestamp;
+
+    fn layer(id: i64, phase: Phase) -> Layer {
+        let diff = DiffId::of(&id.to_le_bytes());
+        let chain = ChainId::of(&id.to_le_bytes());
+        Layer {
+            id,
+            diff,
+            chain,
+            size: 1,
+            bytes: 1,
+            entries: 1,
+            phase,
+        }
+    }
+
+    fn view(n: u8, pins: Vec<i64>) -> View {
+        View {
+            container: ContainerId::from_random([n; 32]),
+            pid: 1,
+            mountpoint: "/m".into(),
+            mounted: Timestamp::UNIX_EPOCH,
+            detached: false,
+            pins,
+        }
+    }
+
+    #[test]
+    fn pinned_layers_are_kept_and_present_ones_are_not_looked_at() {
+        let snapshot = Snapshot {
+            layers: vec![
+                layer(1, Phase::Present),
+                layer(2, Phase::Marked),
+                layer(3, Phase::Marked),
+                layer(4, Phase::Reclaiming),
+            ],
+            views: vec![view(1, vec![1, 2]), view(2, vec![2])],
+            ..Snapshot::default()
+        };
+        let holders = vec![
+            ContainerId::from_random([1; 32]),
+            ContainerId::from_random([2; 32]),
+        ];
+        let verdicts: Vec<_> = marked(&snapshot)
+            .into_iter()
+            .map(|(l, v)| (l.id, v))
+            .collect();
+        assert_eq!(
+            verdicts,
+            [
+                (2, Verdict::Keep(holders)),
+                (3, Verdict::Reclaim),
+                (4, Verdict::Reclaim)
+            ]
+        );
+    }
+
+    #[test]
+    fn orphans_are_what_no_row_explains() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("s")).unwrap();
+        let (present, marked) = (layer(1, Phase::Present), layer(2, Phase::Marked));
+        let (marking, held) = (layer(3, Phase::Marking), view(9, vec![2]));
+        let name = |p: PathBuf| p.file_name().unwrap().to_owned();
+        let listing = Listing {
+            layers: vec![
+                name(store.layer(&present.diff)),
+                name(store.layer(&marking.diff)),
+                // Renamed already: a directory of that name is not this row's.
+                name(store.layer(&marked.diff)),
+            ],
+            marked: vec![
+                name(store.marked_layer(&marked)),
+                name(store.marked_layer(&marking)),
+                "what".into(),
+            ],
+            images: vec!["stray".into()],
+            containers: vec![held.container.hex().into(), "00".into()],
+        };
+        let stray = [
+            store.layer(&marked.diff),
+            store.marked().join("what"),
+            store.images().join("stray"),
+            store.containers().join("00"),
+        ];
+        let snapshot = Snapshot {
+            layers: vec![present, marked, marking],
+            views: vec![held],
+            ..Snapshot::default()
+        };
+        assert_eq!(orphans(&store, &snapshot, &listing), stray);
+    }
+}

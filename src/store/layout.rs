@@ -1,0 +1,255 @@
+//! Where everything lies in a store, and the renames by which it gets there.
+//!
+//! ```text
+//! ROOT/
+//!   store.db             the database; the tree follows it
+//!   layers/<hex>/        one unpacked layer: tree/
+//!   staging/<unique>/    a layer being unpacked (see `store::staging`)
+//!   marked/<hex>.<row>/  a layer without a name, still read by the views that pin it
+//!   images/<hex>/        config
+//!   containers/<hex>/    upper/ work/ merged/ log
+//! ```
+//!
+//! This room does not decide what goes where: it is told by those who have a transaction of the
+//! database open, for the renames between `staging/`, `layers/` and `marked/` are serialized by
+//! SQLite's write lock. Whatever no row explains is an orphan.
+//!
+//! Locks: a `flock` on `layers/<hex>` or `marked/…` is a pin (`reclaim::pins`), on a directory in
+//! `staging/` that of the process that fills it, on `containers/<hex>` that of its view's server.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::StoreError;
+use crate::model::{ContainerId, DiffId, ImageId, Layer, Phase};
+
+/// An open store: the paths below its root.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+const ROOMS: [&str; 5] = ["layers", "staging", "marked", "images", "containers"];
+
+impl Store {
+    /// Open the store at `root`, making it where it is missing. The way to it must be searchable
+    /// by others (a view's users), what it holds not: layers contain set-user-ID programs.
+    ///
+    /// # Errors
+    /// What the system says of the directory that cannot be made or used.
+    pub fn open(root: &Path) -> Result<Store, StoreError> {
+        if root.exists() {
+            refuse_foreign(root)?;
+        } else {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o711)
+                .create(root)
+                .map_err(StoreError::at("create the store", root))?;
+        }
+        let root = root
+            .canonicalize()
+            .map_err(StoreError::at("open the store", root))?;
+        for room in ROOMS {
+            let mode = if room == "containers" { 0o711 } else { 0o700 };
+            let path = root.join(room);
+            match DirBuilder::new().mode(mode).create(&path) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                other => other.map_err(StoreError::at("create", &path)),
+            }?;
+        }
+        Ok(Store { root })
+    }
+
+    /// The store's own directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The database's file.
+    pub fn database(&self) -> PathBuf {
+        self.root.join("store.db")
+    }
+
+    /// The directory of the layers that may be used.
+    pub fn layers(&self) -> PathBuf {
+        self.root.join("layers")
+    }
+
+    /// The directory of the layers that go.
+    pub fn marked(&self) -> PathBuf {
+        self.root.join("marked")
+    }
+
+    /// The directory of what is being unpacked.
+    pub fn staging(&self) -> PathBuf {
+        self.root.join("staging")
+    }
+
+    /// The directory of the images.
+    pub fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    /// The directory of the containers.
+    pub fn containers(&self) -> PathBuf {
+        self.root.join("containers")
+    }
+
+    /// Where a layer that may be used lies.
+    pub fn layer(&self, diff: &DiffId) -> PathBuf {
+        self.layers().join(diff.hex())
+    }
+
+    /// Where a layer lies once it is marked. The row's number tells apart two that hold the same
+    /// diff, one loaded after the other was marked.
+    pub fn marked_layer(&self, layer: &Layer) -> PathBuf {
+        self.marked()
+            .join(format!("{}.{}", layer.diff.hex(), layer.id))
+    }
+
+    /// Where a layer's directory is to be found according to its row.
+    pub fn layer_directory(&self, layer: &Layer) -> PathBuf {
+        match layer.phase {
+            Phase::Present | Phase::Marking => self.layer(&layer.diff),
+            Phase::Marked | Phase::Reclaiming => self.marked_layer(layer),
+        }
+    }
+
+    /// Where an image's files lie.
+    pub fn image(&self, id: &ImageId) -> PathBuf {
+        self.images().join(id.hex())
+    }
+
+    /// An image's config, as it was in the archive, byte for byte.
+    pub fn image_config(&self, id: &ImageId) -> PathBuf {
+        self.image(id).join("config")
+    }
+
+    /// Where a container's files lie.
+    pub fn container(&self, id: &ContainerId) -> ContainerDir {
+        ContainerDir(self.containers().join(id.hex()))
+    }
+
+    /// Take a layer's name in `layers/` away, as its row says. Done already is well.
+    ///
+    /// To be called inside a write transaction that has read the row.
+    pub fn move_to_marked(&self, layer: &Layer) -> Result<(), StoreError> {
+        let (from, to) = (self.layer(&layer.diff), self.marked_layer(layer));
+        match fs::rename(&from, &to) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(StoreError::at("mark", &from)(e)),
+        }
+        // Before the row may say "moved": after a power cut the name must not be back in layers/
+        // where the next load of the same diff would find it taken.
+        sync_directory(&self.marked())?;
+        sync_directory(&self.layers())
+    }
+}
+
+/// `gc` deletes what no row explains: so a directory that has something in the store's rooms, but
+/// no database, is somebody else's.
+fn refuse_foreign(root: &Path) -> Result<(), StoreError> {
+    if root.join("store.db").exists() {
+        return Ok(());
+    }
+    for room in ROOMS.map(|room| root.join(room)) {
+        let foreign = match fs::symlink_metadata(&room) {
+            Ok(meta) if meta.is_dir() => !names_in(&room)?.is_empty(),
+            Ok(_) => true,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+            Err(e) => return Err(StoreError::at("open the store", root)(e)),
+        };
+        if foreign {
+            let reason = format!("it has no store.db, but a {}", room.display());
+            return Err(StoreError::at("use as a store", root)(io::Error::other(
+                reason,
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A container's directory.
+#[derive(Debug, Clone)]
+pub struct ContainerDir(PathBuf);
+
+impl ContainerDir {
+    /// The directory itself; its lock is held by the view's server.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// What the container wrote.
+    pub fn upper(&self) -> PathBuf {
+        self.0.join("upper")
+    }
+
+    /// Where the union makes things before they get a name in `upper`.
+    pub fn work(&self) -> PathBuf {
+        self.0.join("work")
+    }
+
+    /// The mount point where no other was given.
+    pub fn merged(&self) -> PathBuf {
+        self.0.join("merged")
+    }
+
+    /// What the view's server has to say.
+    pub fn log(&self) -> PathBuf {
+        self.0.join("log")
+    }
+
+    /// Make the directory with all that is in it.
+    pub fn create(&self) -> Result<(), StoreError> {
+        for (path, mode) in [
+            (self.0.clone(), 0o711),
+            (self.upper(), 0o755),
+            (self.work(), 0o700),
+            (self.merged(), 0o755),
+        ] {
+            DirBuilder::new()
+                .mode(mode)
+                .create(&path)
+                .map_err(StoreError::at("create", &path))?;
+        }
+        Ok(())
+    }
+}
+
+/// Open a directory to lock it, sync it or work below it. A symlink is not followed.
+pub fn open_directory(path: &Path) -> Result<OwnedFd, StoreError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(StoreError::at("open", path))
+}
+
+/// Bring the names in a directory to the disk.
+pub fn sync_directory(path: &Path) -> Result<(), StoreError> {
+    let directory = File::from(open_directory(path)?);
+    directory.sync_all().map_err(StoreError::at("sync", path))
+}
+
+/// The names in a directory, sorted, so that what is done to them is done in the same order.
+pub fn names_in(path: &Path) -> Result<Vec<OsString>, StoreError> {
+    let entries = fs::read_dir(path).map_err(StoreError::at("read", path))?;
+    let names: io::Result<Vec<_>> = entries.map(|e| e.map(|e| e.file_name())).collect();
+    let mut names = names.map_err(StoreError::at("read", path))?;
+    names.sort();
+    Ok(names)
+}
+
+/// The bytes of a file, or `None` where there is none.
+pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(StoreError::at("read", path)(e)),
+    }
+}

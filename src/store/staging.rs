@@ -1,0 +1,288 @@
+//! Layers on their way into the store.
+//!
+//! ```text
+//! staging/<hex>.<unique>/
+//!   tree/      what is unpacked
+//!   complete   there once the tree is whole and on the disk: its sizes
+//! ```
+//!
+//! Whoever fills such a directory holds its exclusive `flock`, so one without a holder is a
+//! leftover: a complete one is taken over by the next load that wants this layer, the others are
+//! orphans. Nothing here is visible to anybody; the rename into `layers/` is the load's last step.
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use super::StoreError;
+use super::layout::{Store, names_in, open_directory, read_if_there, sync_directory};
+use super::remove_tree::remove_tree;
+use super::usage::{Usage, measure};
+use crate::model::DiffId;
+
+/// The sizes of a layer that is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerSizes {
+    /// Sum of its regular files' lengths in bytes.
+    pub size: u64,
+    /// Allocated bytes, hard links counted once.
+    pub bytes: u64,
+    /// Entries in its tree, the root included.
+    pub entries: u64,
+}
+
+/// A directory in `staging/` that this process fills. Deleted when dropped, unless it was renamed
+/// into `layers/` before.
+#[derive(Debug)]
+pub struct Staged {
+    path: PathBuf,
+    /// Holds the lock.
+    directory: OwnedFd,
+    sizes: Option<LayerSizes>,
+    published: bool,
+}
+
+impl Staged {
+    /// A new, empty directory for a layer.
+    pub fn create(store: &Store, diff: &DiffId) -> Result<Staged, StoreError> {
+        loop {
+            let unique = tempfile::Builder::new()
+                .prefix(&format!("{}.", diff.hex()))
+                .tempdir_in(store.staging())
+                .map_err(StoreError::at("create a directory in", &store.staging()))?
+                .keep();
+            if let Some(staged) = Staged::claim(unique)? {
+                let tree = staged.tree();
+                DirBuilder::new()
+                    .mode(0o755)
+                    .create(&tree)
+                    .map_err(StoreError::at("create", &tree))?;
+                return Ok(staged);
+            }
+            // Between its making and the lock it was taken for a leftover and deleted.
+        }
+    }
+
+    /// A complete layer that a load has left behind when it was killed.
+    pub fn adopt(store: &Store, diff: &DiffId) -> Result<Option<Staged>, StoreError> {
+        for name in names_in(&store.staging())? {
+            if !is_for(&name, diff) {
+                continue;
+            }
+            let Some(mut staged) = Staged::claim(store.staging().join(&name))? else {
+                continue;
+            };
+            match read_if_there(&staged.path.join(COMPLETE))? {
+                Some(json) => match serde_json::from_slice(&json) {
+                    Ok(sizes) => staged.sizes = Some(sizes),
+                    // Cut short by a crash: dropping it deletes it.
+                    Err(_) => continue,
+                },
+                None => continue,
+            }
+            return Ok(Some(staged));
+        }
+        Ok(None)
+    }
+
+    /// Lock a directory, unless another process has it or it is gone.
+    fn claim(path: PathBuf) -> Result<Option<Staged>, StoreError> {
+        let directory = match open_directory(&path) {
+            Ok(directory) => directory,
+            Err(e) if e.is_not_found() => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+            Err(e) => return Err(StoreError::at("lock", &path)(e)),
+        }
+        // The lock was won, but perhaps on a directory that lost its name meanwhile.
+        match same_file(&directory, &path) {
+            Ok(true) => Ok(Some(Staged {
+                path,
+                directory,
+                sizes: None,
+                published: false,
+            })),
+            Ok(false) => Ok(None),
+            Err(e) => Err(StoreError::at("open", &path)(e)),
+        }
+    }
+
+    /// The directory that the layer is unpacked into.
+    pub fn tree(&self) -> PathBuf {
+        self.path.join("tree")
+    }
+
+    /// Its sizes, once it is complete.
+    pub fn sizes(&self) -> Option<LayerSizes> {
+        self.sizes
+    }
+
+    /// Bring all of it to the disk and note that it is complete. `size` is the sum of its files'
+    /// lengths.
+    pub fn complete(&mut self, size: u64) -> Result<LayerSizes, StoreError> {
+        // One syncfs: an fsync a file is ten times slower. It comes before the measuring, because
+        // ext4 gives out blocks as late as it writes, and before the name that says "complete", so
+        // that a crash never leaves that name on a tree with holes.
+        rustix::fs::syncfs(&self.directory).map_err(StoreError::at("sync", &self.path))?;
+        let Usage { bytes, entries } = measure(&self.tree())?;
+        let mut sizes = LayerSizes {
+            size,
+            bytes,
+            entries,
+        };
+        let path = self.path.join(COMPLETE);
+        // The block of this note and of the directory belong to the layer as well: written twice,
+        // for the second time with the final count.
+        self.note(&path, &sizes)?;
+        sizes.bytes = measure(&self.path)?.bytes;
+        self.note(&path, &sizes)?;
+        sync_directory(&self.path)?;
+        self.sizes = Some(sizes);
+        Ok(sizes)
+    }
+
+    fn note(&self, path: &Path, sizes: &LayerSizes) -> Result<(), StoreError> {
+        let write = || -> io::Result<()> {
+            let mut file = File::create(path)?;
+            file.write_all(&serde_json::to_vec(sizes)?)?;
+            file.sync_all()
+        };
+        write().map_err(StoreError::at("write", path))
+    }
+
+    /// Give the layer its name in `layers/`. What lies there without a row is moved out of the
+    /// way, into `staging/`, as an orphan.
+    ///
+    /// To be called inside a write transaction that has found no row for this diff.
+    pub fn publish(&mut self, store: &Store, diff: &DiffId) -> Result<(), StoreError> {
+        let to = store.layer(diff);
+        match fs::rename(&self.path, &to) {
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
+                ) =>
+            {
+                // A load that died between this rename and its commit.
+                let aside = self.path.with_extension("aside");
+                fs::rename(&to, &aside).map_err(StoreError::at("move aside", &to))?;
+                fs::rename(&self.path, &to).map_err(StoreError::at("rename to", &to))?;
+            }
+            other => other.map_err(StoreError::at("rename to", &to))?,
+        }
+        self.published = true;
+        // The row that will name it must not outlive a power cut alone.
+        sync_directory(&store.layers())
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if !self.published
+            && let Err(e) = remove_tree(&self.path)
+        {
+            // It stays as an orphan, which `df` shows and `gc` removes.
+            tracing::warn!("{e}");
+        }
+    }
+}
+
+const COMPLETE: &str = "complete";
+
+fn is_for(name: &OsStr, diff: &DiffId) -> bool {
+    let name = name.as_bytes();
+    name.strip_prefix(diff.hex().as_bytes())
+        .is_some_and(|rest| rest.starts_with(b"."))
+}
+
+fn same_file(open: &OwnedFd, path: &Path) -> io::Result<bool> {
+    let here = rustix::fs::fstat(open.as_fd())?;
+    match rustix::fs::lstat(path) {
+        Ok(there) => Ok((here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)),
+        Err(rustix::io::Errno::NOENT) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Delete a leftover in `staging/`, unless a process fills it.
+pub fn remove_leftover(path: &Path) -> Result<bool, StoreError> {
+    if path.is_dir() {
+        // Dropping what was claimed deletes it, but would only log an error.
+        let Some(mut staged) = Staged::claim(path.to_owned())? else {
+            return Ok(false);
+        };
+        staged.published = true;
+        remove_tree(path)?;
+    } else {
+        fs::remove_file(path).map_err(StoreError::at("delete", path))?;
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store, DiffId) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        (dir, store, DiffId::of(b"layer"))
+    }
+
+    #[test]
+    fn a_dropped_layer_leaves_nothing() {
+        let (_dir, store, diff) = store();
+        let staged = Staged::create(&store, &diff).unwrap();
+        std::fs::write(staged.tree().join("f"), "x").unwrap();
+        drop(staged);
+        assert!(names_in(&store.staging()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_complete_leftover_is_adopted_and_a_held_one_is_not() {
+        let (_dir, store, diff) = store();
+        let mut staged = Staged::create(&store, &diff).unwrap();
+        std::fs::write(staged.tree().join("f"), vec![1; 10_000]).unwrap();
+        let sizes = staged.complete(10_000).unwrap();
+        assert!(sizes.bytes >= 12_288 && sizes.size == 10_000 && sizes.entries == 2);
+        assert!(
+            Staged::adopt(&store, &diff).unwrap().is_none(),
+            "it is held"
+        );
+        staged.published = true; // as if the process had been killed
+        drop(staged);
+        assert!(
+            Staged::adopt(&store, &DiffId::of(b"other"))
+                .unwrap()
+                .is_none()
+        );
+        let mut adopted = Staged::adopt(&store, &diff).unwrap().unwrap();
+        assert_eq!(adopted.sizes(), Some(sizes));
+        adopted.publish(&store, &diff).unwrap();
+        drop(adopted);
+        assert_eq!(measure(&store.layer(&diff)).unwrap().bytes, sizes.bytes);
+        assert!(names_in(&store.staging()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_nameless_layer_in_the_way_is_moved_aside() {
+        let (_dir, store, diff) = store();
+        fs::create_dir_all(store.layer(&diff).join("tree")).unwrap();
+        fs::write(store.layer(&diff).join("tree/old"), "").unwrap();
+        let mut staged = Staged::create(&store, &diff).unwrap();
+        staged.complete(0).unwrap();
+        staged.publish(&store, &diff).unwrap();
+        assert!(!store.layer(&diff).join("tree/old").exists());
+        assert_eq!(names_in(&store.staging()).unwrap().len(), 1);
+    }
+}
