@@ -18,6 +18,7 @@ mod handles;
 mod harness;
 mod listing;
 mod load;
+mod random;
 mod rmi;
 mod rmi_options;
 mod samples;
@@ -108,6 +109,7 @@ fn cases() -> Vec<Case> {
             one_container_is_mounted_once,
         }),
         cases!(STORE => load::{compressed_as_a_whole, again_changes_nothing}),
+        cases!(VIEW => random::{first_seed, second_seed, third_seed}),
         cases!(VIEW => load::{
             from_standard_input, several_images_and_tags, a_tag_moves,
             prune_keeps_what_containers_use,
