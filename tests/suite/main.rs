@@ -14,6 +14,7 @@
 mod bad_input;
 mod concurrency;
 mod crash;
+mod demo;
 mod handles;
 mod harness;
 mod listing;
@@ -127,6 +128,7 @@ fn cases() -> Vec<Case> {
         cases!(VIEW => listing::{
             containers, layers_and_df, why, events, gc_says_what_it_left,
         }),
+        cases!(VIEW => demo::{of_this_machine, of_an_archive_with_a_plot, of_what_is_no_archive}),
     ]
     .into_iter()
     .flatten()
