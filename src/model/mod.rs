@@ -5,6 +5,7 @@ pub mod human;
 pub mod name;
 pub mod reference;
 pub mod state;
+pub mod tar;
 
 pub use digest::{BlobDigest, ChainId, ContainerId, DiffId, ImageId, ParseIdError};
 pub use reference::{ParseReferenceError, Reference};
