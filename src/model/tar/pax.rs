@@ -2,6 +2,9 @@
 
 use super::{Reason, Time, shown, sparse};
 
+/// More than a file can have: Linux lists at most 64 KiB of their names.
+const MAX_XATTRS: usize = 4096;
+
 /// What the records of one entry say.
 #[derive(Debug, Default)]
 pub(super) struct Pax {
@@ -95,11 +98,12 @@ fn set_xattr(pax: &mut Pax, name: Vec<u8>, value: Vec<u8>) -> Option<()> {
     if name.is_empty() || name.contains(&0) {
         return None;
     }
-    match pax.xattrs.iter_mut().find(|(n, _)| *n == name) {
-        Some((_, old)) => *old = value,
-        // A file cannot have more: Linux lists at most 64 KiB of their names.
-        None if pax.xattrs.len() >= 4096 => return None,
-        None => pax.xattrs.push((name, value)),
+    if let Some((_, old)) = pax.xattrs.iter_mut().find(|(n, _)| *n == name) {
+        *old = value;
+    } else if pax.xattrs.len() < MAX_XATTRS {
+        pax.xattrs.push((name, value));
+    } else {
+        return None;
     }
     Some(())
 }
