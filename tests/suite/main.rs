@@ -1,22 +1,165 @@
-//! A stand-in for the harness until the real one is merged: runs every case as root.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! The end-to-end tests: the built program on stores, views and disks of this machine.
+//!
+//! A harness of its own, because a test that cannot run here must not count as passed: what the
+//! machine lacks makes it `ignored`, with the reason in the list and once more before the run.
 
-mod archives;
-mod archives_hostile;
-mod archives_tools;
+// This crate is tests throughout: a panic is how they fail, and nothing is used from outside.
+#![allow(
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
 
-use libtest_mimic::{Arguments, Trial};
+mod bad_input;
+mod concurrency;
+mod crash;
+mod handles;
+mod harness;
+mod listing;
+mod load;
+mod random;
+mod rmi;
+mod rmi_options;
+mod samples;
+mod sharing;
+mod view;
 
-fn main() {
-    let cases = [archives::CASES, archives_hostile::CASES, archives_tools::CASES].concat();
-    let trials = cases
-        .into_iter()
-        .map(|(name, case)| {
-            Trial::test(name, move || {
-                case();
-                Ok(())
+use harness::needs::{Case, Need};
+use libtest_mimic::{Arguments, Completion, Trial};
+
+/// Registers functions under `topic::name`, all with the same needs.
+macro_rules! cases {
+    ($needs:expr => $($topic:ident::{$($name:ident),* $(,)?}),* $(,)?) => {
+        vec![$($(Case {
+            name: concat!(stringify!($topic), "::", stringify!($name)),
+            run: $topic::$name,
+            needs: $needs,
+        }),*),*]
+    };
+}
+
+const STORE: &[Need] = &[Need::Disk, Need::Root];
+const VIEW: &[Need] = &[Need::Disk, Need::Root, Need::Fuse];
+const VIEW_ON_DISK: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::LoopDevice];
+const STORE_ON_DISK: &[Need] = &[Need::Disk, Need::Root, Need::LoopDevice];
+const BESIDE_OVERLAY: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Overlay];
+const STRACE: &[Need] = &[Need::Disk, Need::Root, Need::Tool("strace")];
+const STRACE_VIEW: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Tool("strace")];
+const UNSHARE: &[Need] = &[Need::Disk, Need::Root, Need::Tool("unshare")];
+const SETPRIV: &[Need] = &[Need::Disk, Need::Root, Need::Tool("setpriv")];
+
+fn cases() -> Vec<Case> {
+    [
+        cases!(STORE => rmi::{
+            unused_goes, one_of_several_tags_is_only_untagged, several_tags_by_id,
+            stopped_is_refused_without_force, stopped_with_force,
+        }),
+        cases!(VIEW => rmi::{
+            exited_is_refused_without_force, stopped_container_starts_again_after_load,
+            mounted_is_refused_without_force, mounted_with_force,
+            mounted_one_of_several_tags_is_only_untagged, mounted_several_tags_by_id,
+            layers_wait_for_the_last_view,
+        }),
+        cases!(STORE => rmi_options::{
+            several_names, missing_names, repeated_ids, the_same_tag_twice, prefixes,
+            an_ambiguous_prefix_is_refused, no_prune_keeps_the_layers, kept_layers_are_used_again,
+            dry_run_of_an_unused_image, dry_run_of_one_tag, dry_run_of_all_tags_one_by_one,
+        }),
+        cases!(VIEW => rmi_options::{
+            no_prune_of_a_mounted_image, dry_run_of_a_mounted_image, dry_run_of_what_is_refused,
+            several_names_mounted_and_not,
+        }),
+        cases!(VIEW_ON_DISK => handles::{
+            a_file_being_read, a_mapped_file, an_open_directory, a_running_program,
+            a_working_directory, a_file_deleted_in_the_view,
+        }),
+        cases!(VIEW => handles::{
+            writes_after_lazy_umount_are_kept, a_busy_view_names_its_users,
+            one_upper_directory_has_one_server,
+        }),
+        cases!(STORE_ON_DISK => sharing::{a_shared_layer_is_stored_once}),
+        cases!(STORE => sharing::{both_at_once}),
+        cases!(VIEW => sharing::{
+            what_another_image_needs_stays, a_view_holds_the_shared_layer_for_an_image_long_gone,
+            one_diff_in_two_chains, one_diff_twice_in_an_image,
+            load_again_while_the_old_layers_are_held, generations,
+        }),
+        cases!(BESIDE_OVERLAY => view::{shows_what_overlayfs_shows, changes_as_overlayfs_changes}),
+        cases!(VIEW => view::{
+            containers_do_not_see_each_other, hard_links_survive_copy_up,
+            a_read_only_view_refuses_writes, mounts_where_it_is_told,
+            the_server_keeps_nothing_of_the_caller,
+        }),
+        cases!(STRACE => crash::{killed_removals}),
+        cases!(STRACE_VIEW => crash::{
+            killed_loads, killed_removals_under_a_view, killed_collections, killed_unmounts,
+            killed_mounts, servers_killed_while_reclaiming,
+        }),
+        cases!(STORE => crash::{loads_killed_by_the_clock}),
+        cases!(VIEW => crash::{
+            a_killed_server_is_seen_by_any_command, a_killed_server_holds_nothing,
+            a_server_killed_under_open_files,
+        }),
+        cases!(STORE => concurrency::{
+            four_loads_of_one_archive, one_name_is_given_once, one_image_is_removed_once,
+        }),
+        cases!(VIEW => concurrency::{
+            loads_against_removals, mounts_against_removals, ten_containers_come_and_go_together,
+            one_container_is_mounted_once,
+        }),
+        cases!(STORE => load::{compressed_as_a_whole, again_changes_nothing}),
+        cases!(VIEW => random::{first_seed, second_seed, third_seed}),
+        cases!(VIEW => load::{
+            from_standard_input, several_images_and_tags, a_tag_moves,
+            prune_keeps_what_containers_use,
+        }),
+        cases!(STORE => bad_input::{
+            images_that_are_not_there, containers_that_are_not_there, names_that_cannot_be,
+            broken_archives, archives_that_contradict_themselves, hostile_layers,
+            a_store_of_a_newer_version, stores_that_cannot_be, a_closed_pipe,
+        }),
+        cases!(VIEW => bad_input::{mount_points_that_cannot_be}),
+        cases!(VIEW_ON_DISK => bad_input::{a_full_disk}),
+        cases!(UNSHARE => bad_input::{without_dev_fuse}),
+        cases!(SETPRIV => bad_input::{without_permission}),
+        cases!(STORE => listing::{images, tags, inspect_and_history}),
+        cases!(VIEW => listing::{
+            containers, layers_and_df, why, events, gc_says_what_it_left,
+        }),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn main() -> std::process::ExitCode {
+    let arguments = Arguments::from_args();
+    let mut trials = Vec::new();
+    let mut skipped = Vec::new();
+    for case in cases() {
+        let unmet = case.needs.iter().find_map(|need| need.unmet());
+        if let Some(why) = &unmet {
+            skipped.push(format!("skipped: {}: needs {why}", case.name));
+        }
+        let run = case.run;
+        // Not the ignored flag: `--include-ignored` would run what cannot run.
+        trials.push(Trial::ignorable_test(case.name, move || {
+            Ok(match unmet {
+                Some(why) => Completion::ignored_with(format!("needs {why}")),
+                None => {
+                    run();
+                    Completion::Completed
+                }
             })
-        })
-        .collect();
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+        }));
+    }
+    if !arguments.list {
+        for line in skipped {
+            eprintln!("{line}");
+        }
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    harness::disk::release();
+    conclusion.exit_code()
 }

@@ -1,0 +1,209 @@
+//! Several processes on one store at once.
+
+use std::fs;
+use std::sync::Barrier;
+use std::thread;
+
+use crate::harness::{Archive, Built, Run, Store, text};
+use crate::samples::{all_deleted, app, check_app};
+
+fn write_app(store: &Store) -> (String, Built) {
+    let (archive, built) = Archive::of(&app(&["app:1"]));
+    let file = store.beside("app.tar");
+    archive.write(&file);
+    (file.to_str().unwrap().to_owned(), built)
+}
+
+/// Runs the commands at the same time; their results in the same order.
+fn at_once(store: &Store, commands: &[Vec<&str>]) -> Vec<Run> {
+    let start = Barrier::new(commands.len());
+    thread::scope(|scope| {
+        let running: Vec<_> = commands
+            .iter()
+            .map(|args| {
+                scope.spawn(|| {
+                    start.wait();
+                    store.run(args)
+                })
+            })
+            .collect();
+        running
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
+    })
+}
+
+pub fn four_loads_of_one_archive() {
+    for _ in 0..4 {
+        let store = Store::new();
+        let (file, image) = write_app(&store);
+        for run in at_once(&store, &vec![vec!["load", "-i", &file]; 4]) {
+            assert_eq!(run.ok(), "Loaded image: app:1\n");
+        }
+        assert_eq!(
+            store.ok(&["images", "-q", "--no-trunc"]),
+            format!("{}\n", image.id)
+        );
+        assert_eq!(
+            fs::read_dir(store.root().join("staging")).unwrap().count(),
+            0
+        );
+        store.check_at_rest();
+        store
+            .run(&["rmi", "app:1"])
+            .expect(0, &all_deleted(&image), "");
+        store.check_at_rest();
+    }
+}
+
+/// Loads and removals of one image cross each other in every way; no command fails for it.
+pub fn loads_against_removals() {
+    let store = Store::new();
+    let (file, image) = write_app(&store);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..12 {
+                    store.ok(&["load", "-i", &file]);
+                }
+            });
+        }
+        scope.spawn(|| {
+            for _ in 0..30 {
+                let run = store.run(&["rmi", "-f", "app:1"]);
+                let fine = ["", "Error: No such image: app:1\n"].contains(&run.stderr.as_str());
+                assert!(run.code == Some(0) && fine, "{run:#?}");
+            }
+        });
+        scope.spawn(|| {
+            for _ in 0..10 {
+                store.ok(&["gc"]);
+                store.df();
+            }
+        });
+    });
+    store.ok(&["load", "-i", &file]);
+    let (container, view) = store.create_mounted("app:1");
+    check_app(&view);
+    store.ok(&["umount", &container]);
+    store.ok(&["rm", &container]);
+    store.ok(&["gc"]);
+    store.check_at_rest();
+    store
+        .run(&["rmi", "app:1"])
+        .expect(0, &all_deleted(&image), "");
+    store.check_at_rest();
+}
+
+/// A mount that loses the race against `rmi -f` says so; one that wins shows all of the image.
+pub fn mounts_against_removals() {
+    let store = Store::new();
+    let (file, _) = write_app(&store);
+    store.ok(&["load", "-i", &file]);
+    let container = store.create("app:1");
+    for _ in 0..15 {
+        store.ok(&["load", "-i", &file]);
+        let runs = at_once(
+            &store,
+            &[vec!["mount", &container], vec!["rmi", "-f", "app:1"]],
+        );
+        assert_eq!(runs[1].code, Some(0), "{:#?}", runs[1]);
+        match runs[0].code {
+            Some(0) => {
+                check_app(runs[0].stdout.trim_end().as_ref());
+                store.ok(&["umount", &container]);
+            }
+            _ => assert_eq!(runs[0].refused(), "Error: No such image: app:1"),
+        }
+        store.wait_for_servers_to_end();
+        store.ok(&["gc"]);
+        assert!(store.json(&["layers"]).is_empty());
+    }
+    store.check_at_rest();
+}
+
+pub fn ten_containers_come_and_go_together() {
+    let store = Store::new();
+    store.load(&app(&["app:1"]));
+    let containers: Vec<String> = (0..10).map(|_| store.create("app:1")).collect();
+    let each = |verb: &'static str| -> Vec<Vec<&str>> {
+        containers.iter().map(|c| vec![verb, c.as_str()]).collect()
+    };
+    let views: Vec<String> = at_once(&store, &each("mount"))
+        .into_iter()
+        .map(|run| run.ok().trim_end().to_owned())
+        .collect();
+    for (view, container) in views.iter().zip(&containers) {
+        check_app(view.as_ref());
+        fs::write(format!("{view}/own"), container).unwrap();
+    }
+    for (view, container) in views.iter().zip(&containers) {
+        assert_eq!(
+            fs::read(format!("{view}/own")).unwrap(),
+            container.as_bytes()
+        );
+    }
+    assert_eq!(store.servers().len(), 10);
+    let pinned = store.json(&["layers"]);
+    for layer in &pinned {
+        let mut holders = crate::harness::strings(&layer["pinned_by"]);
+        holders.sort();
+        let mut all = containers.clone();
+        all.sort();
+        assert_eq!(holders, all);
+    }
+    store.ok(&["rmi", "-f", "app:1"]);
+    // Whichever server ends last reclaims.
+    for run in at_once(&store, &each("umount")) {
+        run.ok();
+    }
+    store.wait_for_servers_to_end();
+    assert!(store.json(&["layers"]).is_empty());
+    store.check_at_rest();
+}
+
+pub fn one_container_is_mounted_once() {
+    let store = Store::new();
+    store.load(&app(&["app:1"]));
+    let container = store.create("app:1");
+    let runs = at_once(&store, &vec![vec!["mount", container.as_str()]; 4]);
+    let won = runs.iter().filter(|run| run.code == Some(0)).count();
+    assert_eq!(won, 1, "{runs:#?}");
+    for run in runs.iter().filter(|run| run.code != Some(0)) {
+        run.refused();
+    }
+    assert_eq!(store.servers().len(), 1);
+    store.ok(&["umount", &container]);
+    store.check_at_rest();
+}
+
+pub fn one_name_is_given_once() {
+    let store = Store::new();
+    store.load(&app(&["app:1"]));
+    let runs = at_once(&store, &vec![vec!["create", "--name", "web", "app:1"]; 4]);
+    assert_eq!(
+        runs.iter().filter(|run| run.code == Some(0)).count(),
+        1,
+        "{runs:#?}"
+    );
+    for run in runs.iter().filter(|run| run.code != Some(0)) {
+        run.refused_saying(&["web", "already in use"]);
+    }
+    let names: Vec<String> = store
+        .json(&["ps", "-a"])
+        .iter()
+        .map(|c| text(c, "Names"))
+        .collect();
+    assert_eq!(names, ["web"]);
+}
+
+pub fn one_image_is_removed_once() {
+    let store = Store::new();
+    let image = store.load(&app(&["app:1"]));
+    let runs = at_once(&store, &vec![vec!["rmi", "-f", "app:1"]; 4]);
+    let said: String = runs.iter().map(|run| run.stdout.as_str()).collect();
+    assert_eq!(said, all_deleted(&image), "{runs:#?}");
+    assert!(runs.iter().all(|run| run.code == Some(0)));
+    store.check_at_rest();
+}

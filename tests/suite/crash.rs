@@ -1,0 +1,442 @@
+//! SIGKILL at every kind of moment: the next command goes on, nothing is ever half there, and `gc`
+//! gets all bytes back.
+//!
+//! `strace` kills a process as it enters the k-th call of one kind, for growing k, till the command
+//! gets through: each state on disk between two changes is met. What a crash of the machine loses is
+//! not simulated here.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::harness::process::kill_hard;
+use crate::harness::store::is_mounted;
+use crate::harness::{Archive, Built, Image, Layer, Run, Store, noise, number, wait_until};
+use crate::samples::{app, check_app};
+
+/// The calls by which layerctl changes the store.
+const CHANGES: [&str; 14] = [
+    "rename,renameat,renameat2",
+    "mkdir,mkdirat",
+    "unlink,unlinkat,rmdir",
+    "fsync,fdatasync,syncfs",
+    "open,openat,openat2",
+    "write,writev",
+    "pwrite64",
+    "link,linkat",
+    "symlink,symlinkat",
+    "mknod,mknodat",
+    "fchown,fchownat,lchown",
+    "ftruncate,fallocate",
+    "flock",
+    "umount2,mount,fsmount,move_mount",
+];
+
+/// A program that dies as it (or a child of it) enters the k-th of these calls.
+fn killing(calls: &str, k: u32, program: &Command) -> Command {
+    // A question mark: not every machine has every call.
+    let set: Vec<String> = calls.split(',').map(|call| format!("?{call}")).collect();
+    let set = set.join(",");
+    let mut strace = Command::new("strace");
+    strace
+        .args(["-f", "-qq", "-o", "/dev/null"])
+        .args(["-e", &format!("trace={set}")])
+        .args(["-e", &format!("inject={set}:signal=KILL:when={k}")])
+        .arg(program.get_program())
+        .args(program.get_args());
+    strace
+}
+
+/// 1, 2, 3 … and then in growing steps.
+fn moments() -> impl Iterator<Item = u32> {
+    std::iter::successors(Some(1), |k| Some(k + 1 + k / 4))
+}
+
+/// Runs a command again and again, killed at each moment; `before` prepares, `after` checks.
+fn at_each_moment(store: &Store, args: &[&str], before: impl Fn(), after: impl Fn()) {
+    let mut killed = 0;
+    for calls in CHANGES {
+        for k in moments() {
+            before();
+            let run = Run::of(&mut killing(calls, k, &store.command(args)));
+            let survived = run.code.is_some();
+            if survived {
+                assert_eq!(run.code, Some(0), "not killed, so it succeeds: {run:#?}");
+            }
+            killed += u32::from(!survived);
+            // Whatever it is, the next command goes on.
+            store.ok(&["images"]);
+            after();
+            if survived {
+                break;
+            }
+        }
+    }
+    assert!(
+        killed >= 10,
+        "only {killed} kills: strace does not work here?"
+    );
+}
+
+/// The image is there whole, or not at all.
+#[track_caller]
+fn whole_or_absent(store: &Store, image: &Built) -> bool {
+    let listed = store.ok(&["images", "-q", "--no-trunc"]);
+    let listed = match listed.lines().count() {
+        0 => false,
+        1 => listed.trim_end() == image.id,
+        _ => panic!("{listed}"),
+    };
+    let found = store.run(&["fsck", "--deep"]);
+    assert!(
+        !listed || found.code == Some(0),
+        "listed, so whole: {found:#?}"
+    );
+    if listed {
+        for chain in &image.chains {
+            assert_eq!(store.layer_state(chain), "live");
+        }
+    }
+    listed
+}
+
+fn write_app(store: &Store) -> (String, Built) {
+    let (archive, built) = Archive::of(&app(&["app:1"]));
+    let file = store.beside("app.tar");
+    archive.write(&file);
+    (file.to_str().unwrap().to_owned(), built)
+}
+
+/// Removes all images and all that is left of anything; nothing may stay.
+#[track_caller]
+fn clear(store: &Store) {
+    store.run(&["rmi", "-f", "app:1"]);
+    store.ok(&["prune", "-f"]);
+    store.ok(&["gc"]);
+    assert!(store.json(&["layers"]).is_empty());
+    for dir in ["layers", "marked", "staging", "images"] {
+        assert_eq!(
+            fs::read_dir(store.root().join(dir)).unwrap().count(),
+            0,
+            "{dir}"
+        );
+    }
+}
+
+pub fn killed_loads() {
+    let store = Store::new();
+    let (file, image) = write_app(&store);
+    let after = || {
+        whole_or_absent(&store, &image);
+        // The next load goes on, and the store is as after a load without a crash.
+        store.ok(&["load", "-i", &file]);
+        assert!(whole_or_absent(&store, &image));
+        store.ok(&["gc"]);
+        store.check_at_rest();
+        clear(&store);
+    };
+    at_each_moment(&store, &["load", "-i", &file], || {}, after);
+    // At last, what the views show.
+    store.ok(&["load", "-i", &file]);
+    let (_, view) = store.create_mounted("app:1");
+    check_app(&view);
+}
+
+pub fn killed_removals() {
+    let store = Store::new();
+    let (file, image) = write_app(&store);
+    let before = || drop(store.ok(&["load", "-i", &file]));
+    let after = || {
+        if whole_or_absent(&store, &image) {
+            store.ok(&["rmi", "-f", "app:1"]);
+        }
+        store.ok(&["gc"]);
+        store.check_at_rest();
+        assert!(store.json(&["layers"]).is_empty());
+    };
+    at_each_moment(&store, &["rmi", "-f", "app:1"], before, after);
+}
+
+pub fn killed_removals_under_a_view() {
+    let store = Store::new();
+    let (file, image) = write_app(&store);
+    store.ok(&["load", "-i", &file]);
+    let container = store.create("app:1");
+    let before = || {
+        store.ok(&["load", "-i", &file]);
+        store.mount(&container);
+    };
+    let after = || {
+        let row = store.container(&container);
+        let view = Path::new(row["Mountpoint"].as_str().unwrap()).to_owned();
+        check_app(&view);
+        if whole_or_absent(&store, &image) {
+            store.ok(&["rmi", "-f", "app:1"]);
+        }
+        store.ok(&["gc"]);
+        check_app(&view);
+        store.ok(&["umount", &container]);
+        store.wait_for_servers_to_end();
+        store.ok(&["gc"]);
+        store.check_at_rest();
+        assert!(store.json(&["layers"]).is_empty());
+    };
+    at_each_moment(&store, &["rmi", "-f", "app:1"], before, after);
+}
+
+pub fn killed_collections() {
+    let store = Store::new();
+    let (file, _) = write_app(&store);
+    let orphan = store.root().join("staging/left-behind/tree");
+    let before = || {
+        store.ok(&["load", "-i", &file]);
+        let (container, _) = store.create_mounted("app:1");
+        store.ok(&["rmi", "-f", "app:1"]);
+        kill_hard(store.server());
+        store.ok(&["rm", &container]);
+        fs::create_dir_all(&orphan).unwrap();
+        fs::write(orphan.join("file"), noise(6, 10_000)).unwrap();
+        assert_ne!(number(&store.df()["orphaned"], "bytes"), 0);
+    };
+    let after = || {
+        store.ok(&["gc"]);
+        store.check_at_rest();
+        assert!(store.json(&["layers"]).is_empty());
+        assert!(!orphan.exists());
+    };
+    at_each_moment(&store, &["gc"], before, after);
+}
+
+pub fn killed_unmounts() {
+    let store = Store::new();
+    let (file, _) = write_app(&store);
+    store.ok(&["load", "-i", &file]);
+    let container = store.create("app:1");
+    let after = || {
+        store.run(&["umount", &container]);
+        store.wait_for_servers_to_end();
+        assert_eq!(store.container_state(&container), "exited");
+        store.check_at_rest();
+    };
+    at_each_moment(
+        &store,
+        &["umount", &container],
+        || drop(store.mount(&container)),
+        after,
+    );
+}
+
+/// `mount` and the server it starts, whichever comes to its k-th call first.
+pub fn killed_mounts() {
+    let store = Store::new();
+    let (file, _) = write_app(&store);
+    store.ok(&["load", "-i", &file]);
+    let container = store.create("app:1");
+    let said = store.beside("said");
+    let mut killed = 0;
+    for calls in CHANGES {
+        for k in moments() {
+            let output = fs::File::create(&said).unwrap();
+            let mut strace = killing(calls, k, &store.command(&["mount", &container]));
+            strace
+                .stdin(Stdio::null())
+                .stdout(output)
+                .stderr(Stdio::null());
+            let mut strace = strace.spawn().unwrap();
+            // strace ends with the last process that it follows: the server, if nothing was killed.
+            let mut ended = false;
+            wait_until("mount says something or dies", || {
+                ended = strace.try_wait().unwrap().is_some();
+                ended || fs::metadata(&said).unwrap().len() > 0
+            });
+            store.ok(&["images"]);
+            if store.container_state(&container) == "mounted" {
+                let row = store.container(&container);
+                check_app(Path::new(row["Mountpoint"].as_str().unwrap()));
+            }
+            store.run(&["umount", &container]);
+            strace.wait().unwrap();
+            store.wait_for_servers_to_end();
+            // And a mount that nobody kills works.
+            let view = store.mount(&container);
+            check_app(&view);
+            store.ok(&["umount", &container]);
+            store.check_at_rest();
+            if !ended {
+                break;
+            }
+            killed += 1;
+        }
+    }
+    assert!(
+        killed >= 10,
+        "only {killed} kills: strace does not work here?"
+    );
+}
+
+/// The server dies while it reclaims at its end.
+pub fn servers_killed_while_reclaiming() {
+    let store = Store::new();
+    let (file, _) = write_app(&store);
+    for k in moments() {
+        store.ok(&["load", "-i", &file]);
+        let container = store.create("app:1");
+        let said = store.beside("said");
+        let output = fs::File::create(&said).unwrap();
+        let mut strace = killing(
+            "unlinkat,rmdir,unlink",
+            k,
+            &store.command(&["mount", &container]),
+        );
+        strace
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(Stdio::null());
+        let mut strace = strace.spawn().unwrap();
+        wait_until("mount says something", || {
+            fs::metadata(&said).unwrap().len() > 0
+        });
+        store.ok(&["rmi", "-f", "app:1"]);
+        store.ok(&["umount", &container]);
+        let died = strace.wait().unwrap().code().is_none();
+        store.ok(&["images"]);
+        store.ok(&["gc"]);
+        assert!(store.json(&["layers"]).is_empty());
+        store.ok(&["rm", &container]);
+        store.check_at_rest();
+        if !died {
+            assert!(k > 5, "there was something to kill");
+            break;
+        }
+    }
+}
+
+/// Without strace: a big load, killed at moments spread over the time that it takes.
+pub fn loads_killed_by_the_clock() {
+    let store = Store::new();
+    let mut layers = Vec::new();
+    for n in 0..3 {
+        let mut layer = Layer::new().dir("d");
+        for file in 0..80 {
+            layer = layer.file(&format!("d/{n}-{file}"), noise(file, 20_000));
+        }
+        layers.push(layer);
+    }
+    let (archive, image) = Archive::of(&Image::new(&["app:1"], layers));
+    let file = store.beside("big.tar");
+    archive.write(&file);
+    let args: [OsString; 3] = ["load".into(), "-i".into(), file.into()];
+    let start = Instant::now();
+    store.ok(&args);
+    let whole = start.elapsed();
+    clear(&store);
+    let moments = 16;
+    for n in 0..moments {
+        let mut child = store
+            .command(&args)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // The very thing that is tested: a kill at this moment, whatever happens then.
+        std::thread::sleep(Duration::from_nanos(
+            u64::try_from(whole.as_nanos()).unwrap() * (2 * n + 1) / (2 * moments),
+        ));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        whole_or_absent(&store, &image);
+        store.ok(&args);
+        assert!(whole_or_absent(&store, &image));
+        clear(&store);
+    }
+    store.check_at_rest();
+}
+
+/// A dead server's mount point is detached by the next command of any kind.
+pub fn a_killed_server_is_seen_by_any_command() {
+    let commands: [&[&str]; 9] = [
+        &["images"],
+        &["ps", "-a"],
+        &["layers"],
+        &["df"],
+        &["gc"],
+        &["events"],
+        &["prune", "-f"],
+        &["tag", "app:1", "app:2"],
+        &["create", "app:1"],
+    ];
+    let store = Store::new();
+    let (file, _) = write_app(&store);
+    store.ok(&["load", "-i", &file]);
+    let container = store.create("app:1");
+    for (n, command) in commands.iter().enumerate() {
+        let view = store.mount(&container);
+        let name = format!("written-{n}");
+        fs::write(view.join(&name), "kept").unwrap();
+        kill_hard(store.server());
+        assert!(is_mounted(&view), "the kernel keeps the dead mount");
+        store.ok(command);
+        assert!(!is_mounted(&view), "after {command:?}");
+        assert_eq!(store.container_state(&container), "exited");
+        store.check_events();
+        let view = store.mount(&container);
+        check_app(&view);
+        assert_eq!(fs::read(view.join(&name)).unwrap(), b"kept");
+        store.ok(&["umount", &container]);
+    }
+    store.check_at_rest();
+}
+
+/// A killed server pins nothing: an image under it is removed like an unused one, and what it held
+/// when it died comes back.
+pub fn a_killed_server_holds_nothing() {
+    let store = Store::new();
+    let (file, image) = write_app(&store);
+    store.ok(&["load", "-i", &file]);
+    let (container, _) = store.create_mounted("app:1");
+    kill_hard(store.server());
+    let run = store.run(&["rmi", "-f", "app:1"]);
+    run.expect(0, &crate::samples::all_deleted(&image), "");
+    store.ok(&["rm", &container]);
+    store.check_at_rest();
+
+    store.ok(&["load", "-i", &file]);
+    let (container, _) = store.create_mounted("app:1");
+    store.ok(&["rmi", "-f", "app:1"]);
+    assert_eq!(number(&store.df()["pending"], "count"), 3);
+    kill_hard(store.server());
+    let df = store.df();
+    assert_eq!(
+        (
+            number(&df["pending"], "count"),
+            number(&df["orphaned"], "count")
+        ),
+        (0, 0),
+        "{df}"
+    );
+    store.ok(&["gc"]);
+    assert!(store.json(&["layers"]).is_empty());
+    store.ok(&["rm", &container]);
+    store.check_at_rest();
+}
+
+/// Files that were open when the server died give errors, and keep nothing from going on.
+pub fn a_server_killed_under_open_files() {
+    let store = Store::new();
+    let (file, _) = write_app(&store);
+    store.ok(&["load", "-i", &file]);
+    let (container, view) = store.create_mounted("app:1");
+    let open = fs::File::open(view.join("srv/index")).unwrap();
+    let dir = fs::File::open(view.join("srv")).unwrap();
+    kill_hard(store.server());
+    store.ok(&["images"]);
+    assert!(!is_mounted(&view));
+    let view = store.mount(&container);
+    check_app(&view);
+    drop((open, dir));
+    check_app(&view);
+    store.ok(&["umount", &container]);
+    store.check_at_rest();
+}

@@ -1,0 +1,137 @@
+//! Where stores are put, and disks of their own with counters of their own.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, OnceLock};
+
+use rustix::fs::statfs;
+use rustix::mount::{UnmountFlags, unmount};
+
+use super::{Run, process};
+
+/// An ext4 of its own on a loop device; unmounted and deleted when dropped.
+#[derive(Debug)]
+pub struct LoopFs {
+    dir: tempfile::TempDir,
+}
+
+impl LoopFs {
+    /// A fresh, empty one of this size.
+    #[track_caller]
+    pub fn new(mib: u64) -> LoopFs {
+        LoopFs::try_new(mib, image_dir()).unwrap_or_else(|why| panic!("loop ext4: {why}"))
+    }
+
+    fn try_new(mib: u64, below: PathBuf) -> Result<LoopFs, String> {
+        let step = |e: std::io::Error| e.to_string();
+        std::fs::create_dir_all(&below).map_err(step)?;
+        let dir = tempfile::Builder::new()
+            .prefix("disk-")
+            .tempdir_in(below)
+            .map_err(step)?;
+        let image = dir.path().join("image");
+        let file = std::fs::File::create(&image).map_err(step)?;
+        file.set_len(mib << 20).map_err(step)?;
+        let mount_point = dir.path().join("mnt");
+        std::fs::create_dir(&mount_point).map_err(step)?;
+        // No reserved blocks and no lazy initialisation: the counters move by what the test does.
+        let steps: [Command; 2] = [
+            command(
+                "mkfs.ext4",
+                &[
+                    "-q",
+                    "-F",
+                    "-m0",
+                    "-Elazy_itable_init=0,lazy_journal_init=0",
+                ],
+                &[&image],
+            ),
+            command("mount", &["-o", "loop,noatime"], &[&image, &mount_point]),
+        ];
+        for mut step in steps {
+            let run = Run::of(&mut step);
+            if run.code != Some(0) {
+                return Err(format!("{}: {}", run.command, run.stderr.trim()));
+            }
+        }
+        Ok(LoopFs { dir })
+    }
+
+    /// The root of the filesystem.
+    pub fn path(&self) -> PathBuf {
+        self.dir.path().join("mnt")
+    }
+
+    /// Bytes free, by the filesystem's own counter, after all that is delayed was done.
+    #[track_caller]
+    pub fn free_bytes(&self) -> u64 {
+        let root = std::fs::File::open(self.path()).expect("open the loop filesystem");
+        rustix::fs::syncfs(&root).expect("syncfs");
+        let counters = statfs(self.path()).expect("statfs");
+        counters.f_bfree * u64::try_from(counters.f_bsize).expect("a positive block size")
+    }
+}
+
+impl Drop for LoopFs {
+    fn drop(&mut self) {
+        let path = self.path();
+        if unmount(&path, UnmountFlags::empty()).is_err() {
+            // A failing test may leave something open: then at least no new test sees it.
+            unmount(&path, UnmountFlags::DETACH).ok();
+        }
+    }
+}
+
+fn command(program: &str, options: &[&str], paths: &[&Path]) -> Command {
+    let mut command = Command::new(process::on_path(program).unwrap_or_else(|| program.into()));
+    command.args(options).args(paths);
+    command
+}
+
+/// Whether a loop filesystem can be mounted here.
+pub fn loop_mount_works() -> bool {
+    super::needs::is_root()
+        && process::on_path("mkfs.ext4").is_some()
+        && LoopFs::try_new(16, image_dir()).is_ok()
+}
+
+/// The images of loop filesystems may lie on anything that has room.
+fn image_dir() -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+}
+
+/// Where stores may be put: `LAYERCTL_TEST_DIR`, Cargo's directory for tests, or /var/tmp, whichever
+/// is on a disk; else a loop filesystem that lives as long as the tests run.
+pub fn base_dir() -> Option<&'static Path> {
+    static BASE: OnceLock<Option<PathBuf>> = OnceLock::new();
+    BASE.get_or_init(|| {
+        let given = std::env::var_os("LAYERCTL_TEST_DIR").map(PathBuf::from);
+        let own = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+        let found = given
+            .into_iter()
+            .chain([own, "/var/tmp".into()])
+            .find(|dir| std::fs::create_dir_all(dir).is_ok() && is_disk(dir));
+        found.or_else(|| {
+            let disk = LoopFs::try_new(4096, image_dir()).ok()?;
+            let path = disk.path();
+            SHARED.lock().expect("not poisoned").replace(disk);
+            Some(path)
+        })
+    })
+    .as_deref()
+}
+
+static SHARED: Mutex<Option<LoopFs>> = Mutex::new(None);
+
+/// Unmounts what `base_dir` had to mount.
+pub fn release() {
+    SHARED.lock().expect("not poisoned").take();
+}
+
+/// Overlays cannot hold whiteouts, and memory has no blocks to count.
+fn is_disk(dir: &Path) -> bool {
+    const TMPFS: i64 = 0x0102_1994;
+    const RAMFS: i64 = 0x8584_58f6;
+    const OVERLAYFS: i64 = 0x794c_7630;
+    statfs(dir).is_ok_and(|s| !matches!(s.f_type, TMPFS | RAMFS | OVERLAYFS))
+}

@@ -1,0 +1,273 @@
+//! A store of its own for each test, and the program that works on it.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::mount::{UnmountFlags, unmount};
+use serde_json::Value;
+
+use super::image::{Archive, Built, Image};
+use super::{Run, disk, json_lines, number, process, text, wait_until};
+
+/// The program under test.
+pub const LAYERCTL: &str = env!("CARGO_BIN_EXE_layerctl");
+
+/// A store; when it goes, so do its mounts, its servers and its files.
+pub struct Store {
+    /// Beside the root: archives, mount points.
+    scratch: tempfile::TempDir,
+    root: PathBuf,
+}
+
+impl Store {
+    /// An empty one.
+    #[track_caller]
+    pub fn new() -> Store {
+        Store::below(disk::base_dir().expect("a disk filesystem"))
+    }
+
+    /// An empty one in a directory, such as a disk of its own.
+    #[track_caller]
+    pub fn below(dir: &Path) -> Store {
+        let scratch = tempfile::Builder::new().prefix("store-").tempdir_in(dir);
+        let scratch = scratch.unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+        let root = scratch.path().join("root");
+        Store { scratch, root }
+    }
+
+    /// The store's root directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A path beside the store's root.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
+    /// A new, empty directory beside the store's root.
+    #[track_caller]
+    pub fn new_dir(&self, name: &str) -> PathBuf {
+        let dir = self.beside(name);
+        fs::create_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+        dir
+    }
+
+    /// The program with these arguments, not yet run.
+    pub fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
+        let mut command = Command::new(LAYERCTL);
+        command
+            .arg("--root")
+            .arg(&self.root)
+            .args(args)
+            .env_remove("LAYERCTL_ROOT")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the program.
+    #[track_caller]
+    pub fn run<S: AsRef<OsStr>>(&self, args: &[S]) -> Run {
+        Run::of(&mut self.command(args))
+    }
+
+    /// Runs the program, which must succeed; gives its standard output.
+    #[track_caller]
+    pub fn ok<S: AsRef<OsStr>>(&self, args: &[S]) -> String {
+        self.run(args).ok()
+    }
+
+    /// Puts an image in; checks what `load` says.
+    #[track_caller]
+    pub fn load(&self, image: &Image) -> Built {
+        let (archive, built) = Archive::of(image);
+        let file = self.beside("load.tar");
+        archive.write(&file);
+        let expected: String = match built.tags.is_empty() {
+            true => format!("Loaded image ID: {}\n", built.id),
+            false => built
+                .tags
+                .iter()
+                .map(|t| format!("Loaded image: {t}\n"))
+                .collect(),
+        };
+        let run = self.run(&[OsStr::new("load"), OsStr::new("-i"), file.as_os_str()]);
+        assert_eq!(run.stdout, expected, "{run:#?}");
+        run.ok();
+        fs::remove_file(&file).expect("remove the archive");
+        built
+    }
+
+    /// Makes a container; gives its 64 digits.
+    #[track_caller]
+    pub fn create(&self, image: &str) -> String {
+        let id = self.ok(&["create", image]);
+        let id = id.strip_suffix('\n').unwrap_or(&id).to_owned();
+        assert!(
+            id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit()),
+            "a container ID: {id:?}"
+        );
+        id
+    }
+
+    /// Mounts a container's view where the store has its place; gives the path that `mount` prints.
+    #[track_caller]
+    pub fn mount(&self, container: &str) -> PathBuf {
+        let path = self.ok(&["mount", container]);
+        let path = PathBuf::from(path.strip_suffix('\n').expect("a line"));
+        assert!(is_mounted(&path), "{} is a mount point", path.display());
+        path
+    }
+
+    /// Makes a container of an image and mounts it: its ID and its view.
+    #[track_caller]
+    pub fn create_mounted(&self, image: &str) -> (String, PathBuf) {
+        let container = self.create(image);
+        let view = self.mount(&container);
+        (container, view)
+    }
+
+    /// The objects that a listing prints with `--format json`.
+    #[track_caller]
+    pub fn json(&self, args: &[&str]) -> Vec<Value> {
+        json_lines(&self.ok(&[args, &["--format", "json"]].concat()))
+    }
+
+    /// The one object of `df`.
+    #[track_caller]
+    pub fn df(&self) -> Value {
+        let mut objects = self.json(&["df"]);
+        assert_eq!(objects.len(), 1, "df prints one object");
+        objects.remove(0)
+    }
+
+    /// The layers by chain ID: state and bytes; `None` where `layers` does not name it.
+    #[track_caller]
+    pub fn layer(&self, chain: &str) -> Option<Value> {
+        self.json(&["layers"])
+            .into_iter()
+            .find(|layer| text(layer, "chain_id") == chain)
+    }
+
+    /// The state of a layer, `gone` when there is none.
+    #[track_caller]
+    pub fn layer_state(&self, chain: &str) -> String {
+        self.layer(chain)
+            .map_or("gone".to_owned(), |layer| text(&layer, "state"))
+    }
+
+    /// The line of `ps -a` for a container.
+    #[track_caller]
+    pub fn container(&self, id: &str) -> Value {
+        self.json(&["ps", "-a"])
+            .into_iter()
+            .find(|row| text(row, "ID") == id)
+            .unwrap_or_else(|| panic!("{id} is in ps -a"))
+    }
+
+    /// The state of a container in `ps -a`.
+    #[track_caller]
+    pub fn container_state(&self, id: &str) -> String {
+        text(&self.container(id), "State")
+    }
+
+    /// The view servers of this store that run.
+    pub fn servers(&self) -> Vec<i32> {
+        process::users_of(Path::new(LAYERCTL), self.scratch.path())
+    }
+
+    /// The one view server that runs.
+    #[track_caller]
+    pub fn server(&self) -> i32 {
+        match self.servers()[..] {
+            [pid] => pid,
+            ref pids => panic!("one server is expected, not {pids:?}"),
+        }
+    }
+
+    /// Waits till no view server runs.
+    #[track_caller]
+    pub fn wait_for_servers_to_end(&self) {
+        wait_until("the view servers end", || self.servers().is_empty());
+    }
+
+    /// What must hold whenever nothing is going on: nothing is left over, the sums are right, and
+    /// the history is complete.
+    #[track_caller]
+    pub fn check_at_rest(&self) {
+        let df = self.df();
+        for part in ["orphaned", "reclaiming"] {
+            assert_eq!(number(&df[part], "count"), 0, "nothing {part}: {df}");
+            assert_eq!(number(&df[part], "bytes"), 0, "nothing {part}: {df}");
+        }
+        super::tree::check_df(self.root(), &df);
+        self.check_events();
+        let found = self.run(&["fsck", "--deep"]);
+        assert_eq!(found.code, Some(0), "fsck finds nothing: {found:#?}");
+    }
+
+    /// As many unpins as pins when no view is there; one mark, one start and one end of reclaiming
+    /// for each layer that went.
+    #[track_caller]
+    pub fn check_events(&self) {
+        let events = self.json(&["events"]);
+        let ids = |action: &str| -> Vec<String> {
+            let mut ids: Vec<String> = events
+                .iter()
+                .filter(|e| text(e, "action") == action)
+                .map(|e| text(e, "id"))
+                .collect();
+            ids.sort();
+            ids
+        };
+        if self.servers().is_empty() {
+            assert_eq!(ids("pin"), ids("unpin"), "each pin has its unpin");
+        }
+        assert_eq!(
+            ids("reclaim-start"),
+            ids("reclaim-end"),
+            "each reclaim ends"
+        );
+        let (marks, ends) = (ids("mark"), ids("reclaim-end"));
+        assert!(ends.len() <= marks.len(), "{ends:?} of {marks:?}");
+        let pending = number(&self.df()["pending"], "count");
+        if pending == 0 {
+            assert_eq!(marks, ends, "what was marked and is not pinned is gone");
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // In the reverse order of mounting; a server that serves a mount ends with it or is killed.
+        for mount_point in mounts_below(self.scratch.path()).iter().rev() {
+            unmount(mount_point, UnmountFlags::DETACH).ok();
+        }
+        for pid in self.servers() {
+            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
+            }
+        }
+        if !std::thread::panicking() {
+            wait_until("the killed servers end", || self.servers().is_empty());
+        }
+    }
+}
+
+/// Mount points at or below a path, as the kernel lists them.
+pub fn mounts_below(path: &Path) -> Vec<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("read mountinfo");
+    table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|field| PathBuf::from(field.replace("\\040", " ")))
+        .filter(|mount_point| mount_point.starts_with(path))
+        .collect()
+}
+
+/// Whether this very path is a mount point.
+pub fn is_mounted(path: &Path) -> bool {
+    mounts_below(path).iter().any(|p| p == path)
+}

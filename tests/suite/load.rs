@@ -1,0 +1,135 @@
+//! `load` from the command line: files and standard input, compressed archives, tags that move.
+
+use std::fs::File;
+use std::io::Write;
+
+use crate::harness::{Archive, Image, Layer, Run, Store, tree};
+use crate::samples::{app, check_app};
+
+pub fn from_standard_input() {
+    let store = Store::new();
+    let (archive, _) = Archive::of(&app(&["app:1"]));
+    let file = store.beside("app.tar");
+    archive.write(&file);
+    // A pipe cannot be read twice: through `cat`.
+    let load = store.command(&["load"]);
+    let mut shell = std::process::Command::new("sh");
+    shell
+        .args(["-c", "file=$1; shift; cat \"$file\" | \"$@\"", "sh"])
+        .arg(&file);
+    shell.arg(load.get_program()).args(load.get_args());
+    assert_eq!(Run::of(&mut shell).ok(), "Loaded image: app:1\n");
+    let (_, view) = store.create_mounted("app:1");
+    check_app(&view);
+}
+
+pub fn compressed_as_a_whole() {
+    let (archive, image) = Archive::of(&app(&["app:1"]));
+    let bytes = archive.bytes();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&bytes).unwrap();
+    let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 0);
+    xz.write_all(&bytes).unwrap();
+    let forms = [
+        ("gzip", gzip.finish().unwrap()),
+        ("xz", xz.finish().unwrap()),
+        ("zstd", zstd::encode_all(bytes.as_slice(), 1).unwrap()),
+    ];
+    for (form, bytes) in forms {
+        let store = Store::new();
+        let file = store.beside(form);
+        File::create(&file).unwrap().write_all(&bytes).unwrap();
+        let said = store.ok(&["load", "-i", file.to_str().unwrap()]);
+        assert_eq!(said, "Loaded image: app:1\n", "{form}");
+        assert_eq!(
+            store.ok(&["images", "-q", "--no-trunc"]),
+            format!("{}\n", image.id)
+        );
+        store.check_at_rest();
+    }
+}
+
+pub fn several_images_and_tags() {
+    let store = Store::new();
+    let mut archive = Archive::default();
+    let app = archive.add(&app(&["app:1", "app:2"]));
+    let bare = archive.add(&Image::new(&[], vec![Layer::new().file("x", "x")]));
+    let empty = archive.add(&Image::new(&["empty:1"], vec![]));
+    let file = store.beside("several.tar");
+    archive.write(&file);
+    let said = store.ok(&["load", "-i", file.to_str().unwrap()]);
+    let expected = format!(
+        "Loaded image: app:1\nLoaded image: app:2\nLoaded image ID: {}\nLoaded image: empty:1\n",
+        bare.id
+    );
+    assert_eq!(said, expected);
+    for image in [&app, &bare, &empty] {
+        assert_eq!(
+            store
+                .ok(&["images", "-q", "--no-trunc"])
+                .matches(&image.id)
+                .count()
+                .min(1),
+            1
+        );
+    }
+    let (_, view) = store.create_mounted("empty:1");
+    assert_eq!(std::fs::read_dir(view).unwrap().count(), 0);
+    store.check_at_rest();
+}
+
+pub fn again_changes_nothing() {
+    let store = Store::new();
+    store.load(&app(&["app:1"]));
+    let before = tree::listing(store.root());
+    store.load(&app(&["app:1"]));
+    assert_eq!(tree::listing(store.root()), before);
+    store.check_at_rest();
+}
+
+/// A tag goes to the image loaded last; the other one stays, without a name.
+pub fn a_tag_moves() {
+    let store = Store::new();
+    let old = store.load(&app(&["app:1"]));
+    let (archive, new) = Archive::of(&app(&["app:1"]).label("new"));
+    let file = store.beside("new.tar");
+    archive.write(&file);
+    let said = store.ok(&["load", "-i", file.to_str().unwrap()]);
+    assert_eq!(said.lines().last(), Some("Loaded image: app:1"), "{said}");
+    let listed = store.json(&["images"]);
+    assert_eq!(listed.len(), 2, "{listed:?}");
+    let name = |id: &str| {
+        let row = listed.iter().find(|row| row["ID"] == id).unwrap();
+        (
+            row["Repository"].as_str().unwrap().to_owned(),
+            row["Tag"].as_str().unwrap().to_owned(),
+        )
+    };
+    assert_eq!(name(&new.id), ("app".into(), "1".into()));
+    assert_eq!(name(&old.id), ("<none>".into(), "<none>".into()));
+    // `prune` takes the one without a name; the layers are the other's too.
+    store.ok(&["prune", "-f"]);
+    assert_eq!(
+        store.ok(&["images", "-q", "--no-trunc"]),
+        format!("{}\n", new.id)
+    );
+    let (_, view) = store.create_mounted("app:1");
+    check_app(&view);
+    store.check_at_rest();
+}
+
+/// A dangling image that a container uses is kept by `prune`.
+pub fn prune_keeps_what_containers_use() {
+    let store = Store::new();
+    let old = store.load(&app(&["app:1"]));
+    let container = store.create("app:1");
+    store.load(&Image::new(&["app:1"], vec![Layer::new().file("x", "x")]).label("new"));
+    store.ok(&["prune", "-f"]);
+    assert!(store.ok(&["images", "-q", "--no-trunc"]).contains(&old.id));
+    check_app(&store.mount(&container));
+    store.ok(&["umount", &container]);
+    store.ok(&["rm", &container]);
+    store.ok(&["prune", "-f"]);
+    assert!(!store.ok(&["images", "-q", "--no-trunc"]).contains(&old.id));
+    store.check_at_rest();
+}
