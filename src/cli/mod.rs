@@ -4,6 +4,7 @@ pub mod commands;
 pub mod context;
 pub mod error;
 pub mod exit_code;
+pub mod interrupt;
 pub mod serve;
 pub mod table;
 pub mod time;

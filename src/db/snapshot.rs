@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Container, Db, DbError, Image, Tx, View};
-use crate::model::{ContainerId, ContainerState, DiffId, ImageId, Layer, LayerState, Phase};
+use crate::model::{ChainId, ContainerId, ContainerState, DiffId, ImageId, Layer, LayerState, Phase};
 
 /// The rows of all tables but the history, as they were at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,6 +75,18 @@ impl Snapshot {
         named.map(|image| &image.id).collect()
     }
 
+    /// The chain ID under which a layer is shown: that of the lowest image that names it, else of
+    /// the last that did.
+    pub fn chain_of<'a>(&'a self, layer: &'a Layer) -> &'a ChainId {
+        let mut places = self.images.iter().flat_map(|image| &image.layers);
+        match layer.phase {
+            Phase::Present => {
+                places.find(|l| l.diff == layer.diff).map_or(&layer.chain, |l| &l.chain)
+            }
+            Phase::Marking | Phase::Marked | Phase::Reclaiming => &layer.chain,
+        }
+    }
+
     /// Where a layer stands.
     pub fn layer_state(&self, layer: &Layer) -> LayerState {
         match layer.phase {
@@ -89,12 +101,12 @@ impl Snapshot {
 
     /// Sum of the lengths of all files in an image's layers, as Docker counts an image's size.
     pub fn size_of(&self, image: &Image) -> u64 {
-        let size = |diff: &DiffId| {
-            self.layers
-                .iter()
-                .find(|l| l.phase == Phase::Present && l.diff == *diff)
-                .map_or(0, |l| l.size)
-        };
-        image.layers.iter().map(|l| size(&l.diff)).sum()
+        image.layers.iter().map(|place| self.size_of_layer(&place.diff)).sum()
+    }
+
+    /// Sum of the lengths of all files in the layer that is present for a diff.
+    pub fn size_of_layer(&self, diff: &DiffId) -> u64 {
+        let mut present = self.layers.iter().filter(|l| l.phase == Phase::Present);
+        present.find(|l| l.diff == *diff).map_or(0, |l| l.size)
     }
 }

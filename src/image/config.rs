@@ -2,18 +2,22 @@
 
 use std::io;
 
-use oci_spec::image::ImageConfiguration;
-
+use crate::archive::ImageConfig;
 use crate::model::ImageId;
 use crate::store::{Store, StoreError};
 
 /// Read an image's config.
 ///
 /// # Errors
-/// A file that is missing or, though its digest was right when it was loaded, cannot be parsed.
-pub fn read(store: &Store, image: &ImageId) -> Result<ImageConfiguration, StoreError> {
+/// A file that is missing or, though its digest was right when it was loaded, cannot be understood.
+pub fn read(store: &Store, image: &ImageId) -> Result<ImageConfig, StoreError> {
     let path = store.image_config(image);
-    let bytes = std::fs::read(&path).map_err(StoreError::at("read", &path))?;
-    serde_json::from_slice(&bytes)
+    ImageConfig::parse(&raw(store, image)?)
         .map_err(|e| StoreError::at("understand", &path)(io::Error::other(e)))
+}
+
+/// The config's bytes.
+pub fn raw(store: &Store, image: &ImageId) -> Result<Vec<u8>, StoreError> {
+    let path = store.image_config(image);
+    std::fs::read(&path).map_err(StoreError::at("read", &path))
 }

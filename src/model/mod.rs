@@ -6,6 +6,7 @@ pub mod layer;
 pub mod name;
 pub mod reference;
 pub mod state;
+pub mod tar;
 
 pub use digest::{BlobDigest, ChainId, ContainerId, DiffId, ImageId, ParseIdError};
 pub use layer::{Layer, Phase};

@@ -45,6 +45,11 @@ impl Pin {
         }
     }
 
+    /// Whether the layer that is now in `layers/` for this diff is the one that is pinned.
+    pub fn is_current(&self, store: &Store, diff: &DiffId) -> Result<bool, StoreError> {
+        leads_to(&store.layer(diff), self.directory.as_fd())
+    }
+
     /// The layer's tree, opened.
     pub fn open_tree(&self) -> Result<OwnedFd, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

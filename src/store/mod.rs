@@ -4,6 +4,7 @@ pub mod error;
 pub mod layout;
 pub mod remove_tree;
 pub mod staging;
+pub mod unpack;
 pub mod usage;
 
 pub use error::StoreError;

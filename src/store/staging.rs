@@ -214,6 +214,23 @@ fn same_file(open: &OwnedFd, path: &Path) -> io::Result<bool> {
     }
 }
 
+/// Whether a process fills this directory of `staging/`.
+pub fn is_held(path: &Path) -> Result<bool, StoreError> {
+    if !path.is_dir() {
+        return Ok(false);
+    }
+    let directory = match open_directory(path) {
+        Ok(directory) => directory,
+        Err(e) if e.is_not_found() => return Ok(false),
+        Err(e) => return Err(e),
+    };
+    match flock(&directory, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(false),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+        Err(e) => Err(StoreError::at("lock", path)(e)),
+    }
+}
+
 /// Delete a leftover in `staging/`, unless a process fills it.
 pub fn remove_leftover(path: &Path) -> Result<bool, StoreError> {
     if path.is_dir() {

@@ -2,5 +2,6 @@
 #![allow(unsafe_code)]
 
 pub mod descriptors;
+pub mod in_root;
 pub mod mounts;
 pub mod processes;

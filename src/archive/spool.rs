@@ -1,0 +1,103 @@
+//! Opening an input so that it can be read anywhere: in place, or from an unnamed copy in the store.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek as _, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use super::decode::{Compression, MAGIC, explained};
+use super::outer::Outer;
+use super::{ArchiveError, Input};
+use crate::model::tar::shown;
+
+const COPY_BUFFER: usize = 256 << 10;
+
+/// Opens and lists an archive.
+pub(super) fn open(
+    input: Input,
+    spool_dir: &Path,
+    cancel: &dyn Fn() -> bool,
+) -> Result<Outer, ArchiveError> {
+    let (label, opened) = match input {
+        Input::Path(path) => {
+            let label = shown(path.as_os_str().as_encoded_bytes());
+            let opened = File::open(&path).map(Opened::File);
+            (label, opened)
+        }
+        Input::Stdin => {
+            let stdin = rustix::stdio::stdin().try_clone_to_owned();
+            ("stdin".to_owned(), stdin.map(|fd| Opened::File(fd.into())))
+        }
+        Input::Stream(label, stream) => (label, Ok(Opened::Stream(stream))),
+    };
+    let read_error = |source| ArchiveError::Read {
+        archive: label.clone(),
+        source,
+    };
+    let stream: Box<dyn Read + Send> = match opened.map_err(read_error)? {
+        Opened::Stream(stream) => stream,
+        Opened::File(mut file) => {
+            let kind = file.metadata().map_err(read_error)?.file_type();
+            if kind.is_dir() {
+                return Ok(Outer::directory(label, file.into()));
+            }
+            // Only from its beginning can a file be read in place: standard input may stand elsewhere.
+            let seekable = kind.is_file() && file.stream_position().map_err(read_error)? == 0;
+            if seekable {
+                let mut start = [0; MAGIC];
+                let n = file.read_at(&mut start, 0).map_err(read_error)?;
+                if Compression::of(&start[..n]) == Compression::None {
+                    return Outer::tar(label, file, cancel);
+                }
+            }
+            Box::new(file)
+        }
+    };
+    let copy = copied(&label, stream, spool_dir, cancel)?;
+    Outer::tar(label, copy, cancel)
+}
+
+enum Opened {
+    File(File),
+    Stream(Box<dyn Read + Send>),
+}
+
+/// An unnamed file in `spool_dir` with what `stream` yields, uncompressed.
+fn copied(
+    label: &str,
+    mut stream: Box<dyn Read + Send>,
+    spool_dir: &Path,
+    cancel: &dyn Fn() -> bool,
+) -> Result<File, ArchiveError> {
+    let read_error = |source| ArchiveError::Read {
+        archive: label.to_owned(),
+        source: explained(source),
+    };
+    let write_error = |source| ArchiveError::Spool {
+        archive: label.to_owned(),
+        directory: shown(spool_dir.as_os_str().as_encoded_bytes()),
+        source,
+    };
+    let mut start = Vec::new();
+    stream
+        .by_ref()
+        .take(MAGIC as u64)
+        .read_to_end(&mut start)
+        .map_err(read_error)?;
+    let compression = Compression::of(&start);
+    let whole = BufReader::with_capacity(COPY_BUFFER, io::Cursor::new(start).chain(stream));
+    let mut reader = compression.reader(whole).map_err(read_error)?;
+    let mut copy = tempfile::tempfile_in(spool_dir).map_err(write_error)?;
+    let mut buffer = vec![0; COPY_BUFFER];
+    loop {
+        if cancel() {
+            return Err(ArchiveError::Interrupted);
+        }
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok(copy),
+            Ok(n) => copy.write_all(&buffer[..n]).map_err(write_error)?,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(read_error(e)),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! `images`: list images.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::cli::context::Context;
+use crate::cli::error::CommandError;
+use crate::cli::table::table;
+use crate::cli::{Format, time};
+use crate::db::Image;
+use crate::image::config;
+use crate::model::{Reference, human, reference};
+
+/// Arguments of `images`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Only those of this repository, or with this tag
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    filter: Option<String>,
+    /// Only the IDs
+    #[arg(short, long)]
+    quiet: bool,
+    /// Do not shorten
+    #[arg(long)]
+    no_trunc: bool,
+    /// Table or JSON
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// Under the names of `docker images --format json`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Row {
+    #[serde(rename = "ID")]
+    id: String,
+    repository: String,
+    tag: String,
+    size: String,
+    created_at: String,
+    created_since: String,
+}
+
+/// Run `images`.
+pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
+    let snapshot = cx.snapshot()?;
+    let wanted = args.filter.as_deref().map(Filter::parse).transpose()?;
+    let mut images: Vec<(Option<Timestamp>, &Image)> = Vec::new();
+    for image in &snapshot.images {
+        let created = config::read(&cx.store, &image.id)?.created.parse().ok();
+        images.push((created, image));
+    }
+    // The newest first, as Docker lists them.
+    images.sort_by(|a, b| b.0.cmp(&a.0));
+    let mut rows = Vec::new();
+    for (created, image) in images {
+        let id = if args.quiet && !args.no_trunc || !args.no_trunc && args.format == Format::Table {
+            image.id.short().to_owned()
+        } else {
+            image.id.to_string()
+        };
+        for tag in names(image, wanted.as_ref()) {
+            let none = || "<none>".to_owned();
+            rows.push(Row {
+                id: id.clone(),
+                repository: tag.map_or_else(none, |t| t.repository().to_owned()),
+                tag: tag.map_or_else(none, |t| t.tag().to_owned()),
+                size: human::size(snapshot.size_of(image)),
+                created_at: created.map_or_else(|| "N/A".to_owned(), time::absolute),
+                created_since: created.map_or_else(|| "N/A".to_owned(), time::ago),
+            });
+        }
+    }
+    match (args.quiet, args.format) {
+        (true, _) => rows.iter().try_for_each(|row| cx.line(&row.id)),
+        (_, Format::Json) => rows.iter().try_for_each(|row| cx.json(row)),
+        (_, Format::Table) => {
+            let rows =
+                rows.into_iter().map(|r| [r.repository, r.tag, r.id, r.created_since, r.size]);
+            cx.line(table(["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"], rows))
+        }
+    }
+}
+
+/// The tags under which an image is listed; a dangling one is listed once without.
+fn names<'a>(image: &'a Image, filter: Option<&Filter>) -> Vec<Option<&'a Reference>> {
+    let matching = |tag: &&Reference| filter.is_none_or(|f| f.matches(tag));
+    match (image.tags.is_empty(), filter) {
+        (true, None) => vec![None],
+        _ => image.tags.iter().filter(matching).map(Some).collect(),
+    }
+}
+
+struct Filter {
+    repository: String,
+    tag: Option<String>,
+}
+
+impl Filter {
+    fn parse(text: &str) -> Result<Filter, CommandError> {
+        Ok(match text.rsplit_once(':') {
+            Some((_, tag)) if !tag.contains('/') => {
+                let reference: Reference = text.parse()?;
+                let tag = Some(reference.tag().to_owned());
+                Filter { repository: reference.repository().to_owned(), tag }
+            }
+            _ => Filter { repository: reference::familiar(text)?, tag: None },
+        })
+    }
+
+    fn matches(&self, tag: &Reference) -> bool {
+        tag.repository() == self.repository && self.tag.as_deref().is_none_or(|t| t == tag.tag())
+    }
+}

@@ -1,0 +1,111 @@
+//! `inspect`: everything about images and containers, as JSON.
+
+use serde_json::{Value, json};
+
+use super::for_each;
+use crate::cli::context::Context;
+use crate::cli::error::CommandError;
+use crate::container::find;
+use crate::container::view::mounts_of;
+use crate::db::{Container, Image, Snapshot};
+use crate::image::{ResolveError, config, resolve};
+
+/// Arguments of `inspect`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Containers and images, by name, tag, ID, or unambiguous prefix of an ID
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+}
+
+/// Run `inspect`.
+pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
+    let snapshot = cx.snapshot()?;
+    let mut found = Vec::new();
+    let result = for_each(cx, &args.names, |cx, name| {
+        if let Ok(container) = find(&snapshot, name) {
+            found.push(inspect_container(cx, &snapshot, container)?);
+            return Ok(());
+        }
+        match resolve(&snapshot, name) {
+            Ok(resolved) => found.push(inspect_image(cx, &snapshot, resolved.image)?),
+            Err(ResolveError::NoSuchImage(_)) => {
+                return Err(CommandError::new(format!("No such object: {name}")));
+            }
+            Err(e) => return Err(e.into()),
+        }
+        Ok(())
+    });
+    let text = serde_json::to_string_pretty(&found)?;
+    cx.line(text)?;
+    result
+}
+
+/// Under Docker's names, as far as it has them.
+fn inspect_image(cx: &Context, snapshot: &Snapshot, image: &Image) -> Result<Value, CommandError> {
+    // The archive's own words: what this program does not read is shown as well.
+    let config: Value = serde_json::from_slice(&config::raw(&cx.store, &image.id)?)?;
+    let layers: Vec<Value> = image
+        .layers
+        .iter()
+        .map(|place| {
+            json!({
+                "DiffID": place.diff,
+                "ChainID": place.chain,
+                "Directory": cx.store.layer(&place.diff).join("tree"),
+            })
+        })
+        .collect();
+    Ok(json!({
+        "Id": image.id,
+        "RepoTags": image.tags,
+        "Created": config["created"],
+        "Loaded": image.loaded,
+        "Author": config["author"],
+        "Architecture": config["architecture"],
+        "Variant": config["variant"],
+        "Os": config["os"],
+        "Size": snapshot.size_of(image),
+        "Config": config["config"],
+        "RootFS": {
+            "Type": "layers",
+            "Layers": image.layers.iter().map(|l| &l.diff).collect::<Vec<_>>(),
+        },
+        "Layers": layers,
+    }))
+}
+
+fn inspect_container(
+    cx: &Context,
+    snapshot: &Snapshot,
+    container: &Container,
+) -> Result<Value, CommandError> {
+    let directory = cx.store.container(&container.id);
+    let state = snapshot.state(container);
+    let view = snapshot.view(&container.id);
+    let mounts = mounts_of(&container.id)?;
+    Ok(json!({
+        "Id": container.id,
+        "Created": container.created,
+        "Name": format!("/{}", container.name),
+        "Image": container.image,
+        "ImagePresent": snapshot.image(&container.image).is_some(),
+        "Config": { "Image": container.reference, "Cmd": container.command },
+        "State": {
+            "Status": state,
+            "Pid": view.map_or(0, |v| v.pid),
+            "ExitCode": container.exit_code.unwrap_or(0),
+            "StartedAt": view.map(|v| v.mounted),
+            "FinishedAt": container.ended,
+        },
+        "LogPath": directory.log(),
+        "GraphDriver": {
+            "Name": "layerctl",
+            "Data": {
+                "UpperDir": directory.upper(),
+                "WorkDir": directory.work(),
+                "MergedDir": mounts.first().map(|m| &m.mountpoint),
+            },
+        },
+    }))
+}

@@ -1,0 +1,151 @@
+//! `mount`: serve a container's view, and print where.
+
+use std::fs::OpenOptions;
+use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::cli::context::Context;
+use crate::cli::error::CommandError;
+use crate::cli::serve::{self, Service};
+use crate::container::find;
+use crate::container::lifecycle::LifecycleError;
+use crate::model::ContainerId;
+use crate::store::StoreError;
+use crate::store::error::reason;
+use crate::sys::descriptors::close_all_on_exec;
+use crate::sys::mounts::mount_at;
+
+/// Arguments of `mount`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Refuse all changes
+    #[arg(long)]
+    read_only: bool,
+    /// Do not sync a file that is copied up before its name appears: faster, not crash-safe
+    #[arg(long)]
+    volatile: bool,
+    /// Serve the view from this process, until it is unmounted or interrupted
+    #[arg(long)]
+    foreground: bool,
+    /// Name, ID, or unambiguous prefix of an ID
+    container: String,
+    /// An empty directory, instead of one in the store
+    #[arg(value_name = "DIR")]
+    directory: Option<PathBuf>,
+}
+
+/// Run `mount`.
+pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
+    let service = prepare(cx, &args.container, args.directory.as_deref())?;
+    let service = Service { read_only: args.read_only, volatile: args.volatile, ..service };
+    if !args.foreground {
+        spawn(cx, &service)?;
+        return cx.line(service.mountpoint.display());
+    }
+    serve::serve(cx, &service, |cx| {
+        cx.line(service.mountpoint.display())?;
+        cx.flush()
+    })
+}
+
+/// Check all that can be checked before there is a server.
+pub fn prepare(
+    cx: &mut Context,
+    container: &str,
+    directory: Option<&Path>,
+) -> Result<Service, CommandError> {
+    let snapshot = cx.snapshot()?;
+    let container = find(&snapshot, container)?;
+    if let Some(view) = snapshot.view(&container.id) {
+        return Err(CommandError::new(match view.detached {
+            true => format!(
+                "container {} was detached, but its view is still used by open handles (server: \
+                 PID {})",
+                container.name, view.pid
+            ),
+            false => format!(
+                "container {} is already mounted at {}",
+                container.name,
+                view.mountpoint.display()
+            ),
+        }));
+    }
+    if snapshot.image(&container.image).is_none() {
+        return Err(LifecycleError::NoSuchImage(container.reference.clone()).into());
+    }
+    let merged = cx.store.container(&container.id).merged();
+    let mountpoint = check_mountpoint(directory.unwrap_or(&merged))?;
+    let container = container.id.clone();
+    Ok(Service { container, mountpoint, read_only: false, volatile: false })
+}
+
+/// A mount point must be an empty directory that nothing is mounted on. Gives its absolute path.
+fn check_mountpoint(path: &Path) -> Result<PathBuf, CommandError> {
+    let refuse = |why: &str| {
+        Err(CommandError::new(format!("cannot mount at {}: {why}", path.display())))
+    };
+    let absolute = match path.canonicalize() {
+        Ok(absolute) => absolute,
+        Err(e) => return refuse(&reason(&e)),
+    };
+    if mount_at(&absolute)?.is_some() {
+        return refuse("something is mounted there already");
+    }
+    if !absolute.is_dir() {
+        return refuse("it is not a directory");
+    }
+    match std::fs::read_dir(&absolute).map(|mut entries| entries.next().is_none()) {
+        Ok(true) => Ok(absolute),
+        Ok(false) => refuse("the directory is not empty"),
+        Err(e) => refuse(&reason(&e)),
+    }
+}
+
+/// Start the server, and wait until the view is ready or cannot be.
+pub fn spawn(cx: &mut Context, service: &Service) -> Result<(), CommandError> {
+    let log = cx.store.container(&service.container).log();
+    let log_file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(&log)
+        .map_err(StoreError::at("open", &log))?;
+    // The server must not keep the pipes of whoever called us: they would never see their end.
+    close_all_on_exec()?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("--root").arg(cx.store.root()).args(serve::arguments(service));
+    // What it says before it is ready comes through the pipe, the rest goes to the log.
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log_file).current_dir("/");
+    let mut server =
+        command.spawn().map_err(|e| CommandError::new(format!("cannot start the server: {e}")))?;
+    let mut answer = String::new();
+    if let Some(mut pipe) = server.stdout.take() {
+        pipe.read_to_string(&mut answer)?;
+    }
+    match answer.trim_end() {
+        serve::READY => Ok(()),
+        "" => {
+            let status = server.wait()?;
+            Err(CommandError::new(format!(
+                "the view's server ended before the view was ready ({status}); its log is {}",
+                log.display()
+            )))
+        }
+        refusal => {
+            server.wait()?;
+            Err(CommandError::new(refusal))
+        }
+    }
+}
+
+/// Mount a container at its own directory in the store, if it is not mounted.
+pub fn ensure_mounted(cx: &mut Context, container: &ContainerId) -> Result<(), CommandError> {
+    let mounted = cx.db.read(|tx| tx.view(container))?.is_some_and(|view| !view.detached);
+    if mounted {
+        return Ok(());
+    }
+    let service = prepare(cx, container.hex(), None)?;
+    spawn(cx, &service)
+}

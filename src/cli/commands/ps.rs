@@ -1,0 +1,125 @@
+//! `ps`: list containers.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::cli::context::Context;
+use crate::cli::error::CommandError;
+use crate::cli::table::table;
+use crate::cli::{Format, time};
+use crate::container::view::mounts_of;
+use crate::db::{Container, Snapshot};
+use crate::model::{ContainerState, ImageId};
+
+/// Arguments of `ps`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Also those that are not mounted
+    #[arg(short, long)]
+    all: bool,
+    /// Only the IDs
+    #[arg(short, long)]
+    quiet: bool,
+    /// Do not shorten
+    #[arg(long)]
+    no_trunc: bool,
+    /// Table or JSON
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// Under the names of `docker ps --format json`, and some of our own.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Row {
+    #[serde(rename = "ID")]
+    id: String,
+    image: String,
+    command: String,
+    created_at: String,
+    #[serde(skip)]
+    created: String,
+    status: String,
+    names: String,
+    state: ContainerState,
+    #[serde(rename = "ImageID")]
+    image_id: ImageId,
+    image_present: bool,
+    mountpoint: String,
+}
+
+/// Run `ps`.
+pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
+    let snapshot = cx.snapshot()?;
+    // The newest first, as Docker lists them.
+    let shown = snapshot.containers.iter().rev();
+    let shown = shown.filter(|c| args.all || snapshot.state(c).is_active());
+    let rows: Vec<Row> = shown.map(|c| row(&args, &snapshot, c)).collect::<Result<_, _>>()?;
+    match (args.quiet, args.format) {
+        (true, _) => rows.iter().try_for_each(|row| cx.line(&row.id)),
+        (_, Format::Json) => rows.iter().try_for_each(|row| cx.json(row)),
+        (_, Format::Table) => {
+            let rows = rows.into_iter().map(|r| {
+                [r.id, r.image, r.command, r.created, r.status, r.mountpoint, r.names]
+            });
+            let headings =
+                ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "MOUNTPOINT", "NAMES"];
+            cx.line(table(headings, rows))
+        }
+    }
+}
+
+fn row(args: &Args, snapshot: &Snapshot, c: &Container) -> Result<Row, CommandError> {
+    let full = args.no_trunc || (args.format == Format::Json && !args.quiet);
+    Ok(Row {
+        id: if full { c.id.to_string() } else { c.id.short().to_owned() },
+        image: image_name(snapshot, c),
+        command: command(c, args.no_trunc),
+        created_at: time::absolute(c.created),
+        created: time::ago(c.created),
+        status: status(snapshot, c),
+        names: c.name.clone(),
+        state: snapshot.state(c),
+        image_id: c.image.clone(),
+        image_present: snapshot.image(&c.image).is_some(),
+        mountpoint: mountpoint(snapshot, c)?.display().to_string(),
+    })
+}
+
+/// As it was named to `create`, as long as that leads to the same image; else the image's ID.
+fn image_name(snapshot: &Snapshot, c: &Container) -> String {
+    match crate::image::resolve(snapshot, &c.reference) {
+        Ok(found) if found.image.id == c.image => c.reference.clone(),
+        _ => c.image.short().to_owned(),
+    }
+}
+
+/// In quotes, shortened to 20 characters: Docker's column.
+fn command(c: &Container, full: bool) -> String {
+    let text = c.command.join(" ");
+    match full || text.chars().count() <= 20 {
+        true => format!("\"{text}\""),
+        false => format!("\"{}…\"", text.chars().take(19).collect::<String>()),
+    }
+}
+
+fn status(snapshot: &Snapshot, c: &Container) -> String {
+    match (snapshot.view(&c.id), c.ended) {
+        (Some(view), _) if view.detached => "Detached, held by open handles".to_owned(),
+        (Some(view), _) => format!("Mounted {}", time::since(view.mounted)),
+        (None, Some(ended)) => {
+            format!("Exited ({}) {}", c.exit_code.unwrap_or(0), time::ago(ended))
+        }
+        (None, None) => "Created".to_owned(),
+    }
+}
+
+/// Where it is mounted, if it still is: somebody may have detached it by `umount -l`.
+fn mountpoint(snapshot: &Snapshot, c: &Container) -> Result<PathBuf, CommandError> {
+    if snapshot.view(&c.id).is_none_or(|view| view.detached) {
+        return Ok(PathBuf::new());
+    }
+    let mount = mounts_of(&c.id)?.into_iter().next();
+    Ok(mount.map(|m| m.mountpoint).unwrap_or_default())
+}

@@ -1,0 +1,175 @@
+//! `why`: what keeps a layer or an image.
+
+use serde::Serialize;
+
+use crate::cli::context::Context;
+use crate::cli::error::CommandError;
+use crate::cli::{Format, time};
+use crate::container::view::mounts_of;
+use crate::db::{Image, Snapshot};
+use crate::image::{ResolveError, resolve};
+use crate::model::{ChainId, ContainerId, DiffId, ImageId, Layer, LayerState, human};
+use crate::sys::processes::{Holder, holders};
+
+/// Arguments of `why`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// An image, or the chain ID or diff ID of a layer; prefixes will do
+    #[arg(value_name = "LAYER|IMAGE")]
+    name: String,
+    /// Text or JSON
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+#[derive(Debug, Serialize)]
+struct Reason {
+    chain_id: ChainId,
+    diff_id: DiffId,
+    bytes: u64,
+    state: LayerState,
+    images: Vec<NamedBy>,
+    views: Vec<HeldBy>,
+}
+
+#[derive(Debug, Serialize)]
+struct NamedBy {
+    id: ImageId,
+    tags: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct HeldBy {
+    container: ContainerId,
+    name: String,
+    pid: i32,
+    mountpoint: String,
+    since: jiff::Timestamp,
+    processes: Vec<Process>,
+}
+
+#[derive(Debug, Serialize)]
+struct Process {
+    pid: i32,
+    name: String,
+    uses: Vec<String>,
+}
+
+/// Run `why`.
+pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
+    let snapshot = cx.snapshot()?;
+    let layers = find_layers(&snapshot, &args.name)?;
+    for layer in layers {
+        let reason = reason(&snapshot, layer)?;
+        match args.format {
+            Format::Json => cx.json(&reason)?,
+            Format::Table => tell(cx, &reason)?,
+        }
+    }
+    Ok(())
+}
+
+/// The layers of an image, or those that bear this ID: one may be live and, loaded before and
+/// marked since, pending as well.
+fn find_layers<'a>(snapshot: &'a Snapshot, name: &str) -> Result<Vec<&'a Layer>, CommandError> {
+    let hex = name.strip_prefix("sha256:").unwrap_or(name);
+    let is_hex = !hex.is_empty() && hex.bytes().all(|b| b.is_ascii_hexdigit());
+    let layers: Vec<&Layer> = snapshot
+        .layers
+        .iter()
+        .filter(|l| {
+            let chain = snapshot.chain_of(l);
+            is_hex && (chain.hex().starts_with(hex) || l.diff.hex().starts_with(hex))
+        })
+        .collect();
+    let image = resolve(snapshot, name);
+    match (layers.as_slice(), image) {
+        ([], Ok(found)) => Ok(layers_of(snapshot, found.image)),
+        ([], Err(ResolveError::NoSuchImage(_))) => {
+            Err(CommandError::new(format!("No such layer or image: {name}")))
+        }
+        ([], Err(e)) => Err(e.into()),
+        (_, Ok(found)) if found.by_tag.is_some() => Ok(layers_of(snapshot, found.image)),
+        ([first, rest @ ..], Err(_)) if rest.iter().all(|l| l.diff == first.diff) => Ok(layers),
+        _ => Err(CommandError::new(format!("multiple IDs found with provided prefix: {name}"))),
+    }
+}
+
+fn layers_of<'a>(snapshot: &'a Snapshot, image: &Image) -> Vec<&'a Layer> {
+    let named = |l: &&Layer| snapshot.named_by(l).contains(&image.id);
+    snapshot.layers.iter().filter(named).collect()
+}
+
+fn reason(snapshot: &Snapshot, layer: &Layer) -> Result<Reason, CommandError> {
+    let named = snapshot.images.iter().filter(|i| snapshot.named_by(layer).contains(&i.id));
+    let images = named
+        .map(|i| NamedBy { id: i.id.clone(), tags: i.tags.iter().map(ToString::to_string).collect() })
+        .collect();
+    let mut views = Vec::new();
+    for view in snapshot.views.iter().filter(|v| v.pins.contains(&layer.id)) {
+        let mount = mounts_of(&view.container)?.into_iter().next();
+        let processes = mount.as_ref().map_or_else(|| Ok(Vec::new()), holders)?;
+        let container = snapshot.containers.iter().find(|c| c.id == view.container);
+        views.push(HeldBy {
+            container: view.container.clone(),
+            name: container.map(|c| c.name.clone()).unwrap_or_default(),
+            pid: view.pid,
+            mountpoint: mount.map(|m| m.mountpoint.display().to_string()).unwrap_or_default(),
+            since: view.mounted,
+            processes: processes.into_iter().map(Process::from).collect(),
+        });
+    }
+    Ok(Reason {
+        chain_id: snapshot.chain_of(layer).clone(),
+        diff_id: layer.diff.clone(),
+        bytes: layer.bytes,
+        state: snapshot.layer_state(layer),
+        images,
+        views,
+    })
+}
+
+impl From<Holder> for Process {
+    fn from(holder: Holder) -> Process {
+        let uses = holder.uses.iter().map(ToString::to_string).collect();
+        Process { pid: holder.pid, name: holder.name, uses }
+    }
+}
+
+fn tell(cx: &mut Context, reason: &Reason) -> Result<(), CommandError> {
+    cx.line(format_args!(
+        "{} is {} ({}, diff {})",
+        reason.chain_id,
+        reason.state,
+        human::size(reason.bytes),
+        reason.diff_id.short()
+    ))?;
+    for image in &reason.images {
+        let tags = if image.tags.is_empty() { "no tag".into() } else { image.tags.join(", ") };
+        cx.line(format_args!("  named by image {} ({tags})", image.id.short()))?;
+    }
+    for view in &reason.views {
+        let place = match view.mountpoint.as_str() {
+            "" => "detached".to_owned(),
+            place => format!("mounted at {place}"),
+        };
+        cx.line(format_args!(
+            "  pinned by container {} ({}), {place}, served by PID {} for {}",
+            view.container.short(),
+            view.name,
+            view.pid,
+            time::since(view.since)
+        ))?;
+        for process in &view.processes {
+            let uses = process.uses.join(", ");
+            cx.line(format_args!("    used by PID {} ({}): {uses}", process.pid, process.name))?;
+        }
+    }
+    if reason.images.is_empty() && reason.views.is_empty() {
+        cx.line(match reason.state {
+            LayerState::Unused => "  nothing: `layerctl prune` takes it",
+            _ => "  nothing: `layerctl gc` takes it",
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,293 @@
+//! The process behind a mounted view.
+//!
+//! It pins the image's layers, serves the union, and when that ends, unpins them and reclaims those
+//! that were marked meanwhile. `mount` starts it as a hidden command of the same program, and reads
+//! from its standard output whether the view is ready; what it has to say later goes to the
+//! container's log.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{UnmountFlags, unmount};
+use tracing::{error, info};
+
+use super::context::Context;
+use super::error::CommandError;
+use super::interrupt::on_interrupt;
+use crate::container::lifecycle::LifecycleError;
+use crate::container::lock::ServerLock;
+use crate::container::view::{self, mount_source, mounts_of};
+use crate::db::{Container, View};
+use crate::image::removal;
+use crate::model::{ContainerId, DiffId, Phase};
+use crate::reclaim::execute::{Outcome, reclaim};
+use crate::reclaim::pins::Pin;
+use crate::store::StoreError;
+use crate::store::layout::{ContainerDir, open_directory};
+use crate::union::session::{MountOptions, mount};
+use crate::union::{Layers, Options, Union};
+
+/// What the server prints when the view can be used.
+pub const READY: &str = "ready";
+
+/// Arguments of the hidden command.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[arg(long)]
+    container: String,
+    #[arg(long)]
+    mountpoint: PathBuf,
+    #[arg(long)]
+    read_only: bool,
+    #[arg(long)]
+    volatile: bool,
+}
+
+/// A view to be served.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// Whose.
+    pub container: ContainerId,
+    /// Where: an absolute path.
+    pub mountpoint: PathBuf,
+    /// Refuse all changes.
+    pub read_only: bool,
+    /// Do not sync what is copied up.
+    pub volatile: bool,
+}
+
+/// The command line that serves a view.
+pub fn arguments(service: &Service) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = vec!["serve".into(), "--container".into()];
+    arguments.push(service.container.hex().into());
+    arguments.extend(["--mountpoint".into(), service.mountpoint.clone().into()]);
+    arguments.extend(service.read_only.then(|| "--read-only".into()));
+    arguments.extend(service.volatile.then(|| "--volatile".into()));
+    arguments
+}
+
+/// Run the hidden command: every error until the view is ready goes to whoever started it.
+pub fn run(args: Args, root: Option<&Path>) -> Result<(), CommandError> {
+    // A session of its own: the view outlives the terminal from which it was mounted.
+    rustix::process::setsid()?;
+    log_to_stderr();
+    let service = Service {
+        container: args.container.parse()?,
+        mountpoint: args.mountpoint,
+        read_only: args.read_only,
+        volatile: args.volatile,
+    };
+    let mut is_ready = false;
+    let result = Context::open(root).and_then(|mut cx| {
+        serve(&mut cx, &service, |_| {
+            is_ready = true;
+            tell(READY);
+            // From here on nobody reads the pipe: what is printed goes to the log as well.
+            Ok(rustix::stdio::dup2_stdout(std::io::stderr())?)
+        })
+    });
+    if let Err(CommandError::Message(text)) = &result {
+        error!("{text}");
+        if !is_ready {
+            tell(text);
+        }
+        return Err(CommandError::Reported);
+    }
+    result
+}
+
+/// Whoever started the server may have died meanwhile; that is no reason for the view to end.
+fn tell(text: &str) {
+    let mut out = std::io::stdout();
+    if let Err(e) = writeln!(out, "{text}").and_then(|()| out.flush()) {
+        info!("nobody waits for this server: {e}");
+    }
+}
+
+fn log_to_stderr() {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false).init();
+}
+
+/// Serve a view until it is unmounted and the last handle is closed. `ready` is called when it can
+/// be used.
+pub fn serve(
+    cx: &mut Context,
+    service: &Service,
+    ready: impl FnOnce(&mut Context) -> Result<(), CommandError>,
+) -> Result<(), CommandError> {
+    let container = container(cx, &service.container)?;
+    let directory = cx.store.container(&container.id);
+    let Some(lock) = ServerLock::acquire(directory.path())? else {
+        let name = &container.name;
+        return Err(CommandError::new(format!("container {name} is being mounted or removed")));
+    };
+    let pins = begin(cx, &container, service)?;
+    let result = serve_pinned(cx, &container, service, &directory, &pins, ready);
+    end(cx, &service.container, pins, lock)?;
+    result
+}
+
+fn container(cx: &mut Context, id: &ContainerId) -> Result<Container, CommandError> {
+    let snapshot = cx.snapshot()?;
+    Ok(crate::container::find(&snapshot, id.hex())?.clone())
+}
+
+/// The image's layers, pinned, and on record.
+struct Pins {
+    /// Topmost first, as often as they lie in the image's stack.
+    stack: Vec<DiffId>,
+    /// Each once.
+    pins: Vec<(DiffId, Pin)>,
+    view: View,
+}
+
+/// Pin the image's layers and write the view down.
+fn begin(
+    cx: &mut Context,
+    container: &Container,
+    service: &Service,
+) -> Result<Pins, CommandError> {
+    let gone = || LifecycleError::NoSuchImage(container.reference.clone());
+    loop {
+        let places = cx.db.read(|tx| match tx.has_image(&container.image)? {
+            true => tx.layers_of(&container.image).map(Some).map_err(LifecycleError::from),
+            false => Ok(None),
+        })?;
+        let stack: Vec<DiffId> =
+            places.ok_or_else(gone)?.into_iter().rev().map(|place| place.diff).collect();
+        let mut pins: Vec<(DiffId, Pin)> = Vec::new();
+        for diff in &stack {
+            if pins.iter().all(|(d, _)| d != diff)
+                && let Some(pin) = Pin::acquire(&cx.store, diff)?
+            {
+                pins.push((diff.clone(), pin));
+            }
+        }
+        let store = &cx.store;
+        let view = cx.db.write(|tx| -> Result<Option<View>, CommandError> {
+            // Names change in write transactions only, so what is looked at here stays so.
+            removal::settle(tx, store)?;
+            if !tx.has_image(&container.image)? {
+                return Err(gone().into());
+            }
+            let mut rows = Vec::new();
+            for diff in &stack {
+                let row = tx.present_layer(diff)?.ok_or_else(|| {
+                    CommandError::new(format!("the store has no layer {diff}, though an image names it"))
+                })?;
+                let current = pins.iter().find(|(d, _)| d == diff).map(|(_, pin)| pin);
+                match current.map(|pin| pin.is_current(store, diff)).transpose()? {
+                    Some(true) if !rows.contains(&row.id) => rows.push(row.id),
+                    Some(true) => {}
+                    // It was marked and loaded anew between pin and transaction. Old and new must
+                    // not be mixed: once more.
+                    Some(false) | None if store.layer(diff).exists() => return Ok(None),
+                    Some(false) | None => {
+                        let path = store.layer(diff);
+                        return Err(CommandError::new(format!(
+                            "the layer {} is missing: it was not this program that deleted it",
+                            path.display()
+                        )));
+                    }
+                }
+            }
+            view::begin(tx, container, &service.mountpoint, &rows)?;
+            Ok(tx.view(&container.id)?)
+        })?;
+        if let Some(view) = view {
+            return Ok(Pins { stack, pins, view });
+        }
+    }
+}
+
+fn serve_pinned(
+    cx: &mut Context,
+    container: &Container,
+    service: &Service,
+    directory: &ContainerDir,
+    pins: &Pins,
+    ready: impl FnOnce(&mut Context) -> Result<(), CommandError>,
+) -> Result<(), CommandError> {
+    let mut lowers: Vec<OwnedFd> = Vec::new();
+    for diff in &pins.stack {
+        for (_, pin) in pins.pins.iter().filter(|(d, _)| d == diff) {
+            let tree = cx.store.layer(diff).join("tree");
+            lowers.push(pin.open_tree().map_err(StoreError::at("open", &tree))?);
+        }
+    }
+    let writable = |path: PathBuf| match service.read_only && lowers.is_empty() {
+        // Without any layer there is nothing else to show than the (empty) upper directory.
+        true => open_directory(&path).map(Some),
+        false if service.read_only => Ok(None),
+        false => open_directory(&path).map(Some),
+    };
+    let (upper, work) = (writable(directory.upper())?, writable(directory.work())?);
+    let at = |what: &'static str| {
+        let path = service.mountpoint.display().to_string();
+        move |e: std::io::Error| {
+            let reason = crate::store::error::reason(&e);
+            CommandError::new(format!("cannot {what} {path}: {reason}"))
+        }
+    };
+    let union = Union::new(Layers { lowers, upper, work }, Options { volatile: service.volatile })
+        .map_err(at("prepare the view at"))?;
+    let options = MountOptions {
+        fs_name: mount_source(&container.id),
+        read_only: service.read_only,
+        threads: std::thread::available_parallelism().map_or(2, usize::from),
+    };
+    let mounted = mount(union, &service.mountpoint, &options).map_err(at("mount at"))?;
+    let id = container.id.clone();
+    // Detached, not killed: those who still have files open keep them.
+    on_interrupt(move || detach(&id))?;
+    info!("mounted at {}", service.mountpoint.display());
+    if let Err(e) = ready(cx) {
+        detach(&container.id);
+        return Err(e);
+    }
+    mounted.serve().map_err(at("serve the view at"))
+}
+
+fn detach(container: &ContainerId) {
+    let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+    match mounts_of(container) {
+        Ok(mounts) => {
+            for mount in mounts {
+                if let Err(e) = unmount(&mount.mountpoint, flags) {
+                    error!("cannot detach {}: {e}", mount.mountpoint.display());
+                }
+            }
+        }
+        Err(e) => error!("{e}"),
+    }
+}
+
+/// The view is over: the record first, then the pins, then the lock, then the bytes.
+fn end(
+    cx: &mut Context,
+    container: &ContainerId,
+    pins: Pins,
+    lock: ServerLock,
+) -> Result<(), CommandError> {
+    // A connection that was aborted leaves its mount point behind.
+    detach(container);
+    view::end(&mut cx.db, &pins.view, 0)?;
+    drop(pins.pins);
+    view::remove_abandoned(&mut cx.db, &cx.store, container)?;
+    drop(lock);
+    info!("unmounted");
+    removal::follow_up(&mut cx.db, &cx.store, &[])?;
+    for row in pins.view.pins {
+        let layer = cx.db.read(|tx| tx.layer(row))?;
+        let Some(layer) = layer.filter(|l| l.phase != Phase::Present) else { continue };
+        match reclaim(&mut cx.db, &cx.store, &layer) {
+            Ok(Outcome::Reclaimed) => info!("reclaimed {} ({} bytes)", layer.chain, layer.bytes),
+            Ok(Outcome::Pinned | Outcome::Busy) => info!("{} is still in use", layer.chain),
+            // It stays for gc, and `events` tells.
+            Err(e) => error!("cannot reclaim {}: {e}", layer.chain),
+        }
+    }
+    Ok(())
+}

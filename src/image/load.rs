@@ -1,0 +1,236 @@
+//! Loading an archive: its layers are unpacked beside the store, and all of it becomes visible at
+//! once.
+//!
+//! Until the one transaction at the end nothing of a load is to be seen; what it refuses leaves the
+//! store as it was. A load that is killed leaves complete layers in `staging/`, which the next one
+//! that wants them takes over.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _};
+
+use rustix::fs::{AtFlags, CWD, linkat};
+
+use super::removal::{self, RemovalError};
+use crate::archive::{Archive, ArchiveError, ArchivedImage, ArchivedLayer, Input};
+use crate::db::{Action, Db, DbError, ImageLayer, NewImage, Tx};
+use crate::model::{ChainId, DiffId, ImageId, Layer, Phase, Reference};
+use crate::store::layout::{open_directory, sync_directory};
+use crate::store::remove_tree::remove_tree;
+use crate::store::staging::{LayerSizes, Staged};
+use crate::store::unpack::{UnpackError, unpack};
+use crate::store::{Store, StoreError};
+
+/// Why an archive was not loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The user interrupted it.
+    #[error("interrupted")]
+    Interrupted,
+    /// Of the archive.
+    #[error(transparent)]
+    Archive(ArchiveError),
+    /// Of a layer in it.
+    #[error("layer {layer}: {source}")]
+    Layer {
+        /// Its name in the archive.
+        layer: String,
+        /// Why.
+        source: UnpackError,
+    },
+    /// A layer is not what the config says.
+    #[error("layer {layer}: its digest is {found}, the image's config says {wanted}")]
+    WrongDigest {
+        /// Its name in the archive.
+        layer: String,
+        /// Of its uncompressed tar.
+        found: DiffId,
+        /// In the config.
+        wanted: DiffId,
+    },
+    /// Of the database.
+    #[error(transparent)]
+    Db(#[from] DbError),
+    /// Of the store's files.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Of following up an earlier removal.
+    #[error(transparent)]
+    Removal(#[from] RemovalError),
+}
+
+impl From<ArchiveError> for LoadError {
+    fn from(error: ArchiveError) -> LoadError {
+        match error {
+            ArchiveError::Interrupted => LoadError::Interrupted,
+            other => LoadError::Archive(other),
+        }
+    }
+}
+
+/// An image that was loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// Its ID.
+    pub id: ImageId,
+    /// The tags that the archive gave it.
+    pub tags: Vec<Reference>,
+}
+
+/// Says whether to give up; asked often.
+pub type Cancel<'a> = &'a (dyn Fn() -> bool + Sync);
+
+/// Load every image of an archive.
+///
+/// # Errors
+/// Whatever is wrong with any of them; then none was loaded.
+pub fn load(
+    db: &mut Db,
+    store: &Store,
+    input: Input,
+    cancel: Cancel<'_>,
+) -> Result<Vec<Loaded>, LoadError> {
+    let archive = Archive::open(input, &store.staging(), cancel)?;
+    let images = archive.images()?;
+    let mut configs = Vec::new();
+    for image in &images {
+        configs.push(unnamed_config(store, image)?);
+    }
+    let mut staged: BTreeMap<DiffId, Staged> = BTreeMap::new();
+    loop {
+        for layer in images.iter().flat_map(|image| &image.layers) {
+            let diff = &layer.diff_id;
+            if !staged.contains_key(diff) && db.read(|tx| tx.present_layer(diff))?.is_none() {
+                staged.insert(diff.clone(), stage(store, &archive, layer, cancel)?);
+            }
+        }
+        if db.write(|tx| publish(tx, store, &images, &configs, &mut staged))? {
+            break;
+        }
+        // A layer that was present when it was looked for has been marked meanwhile.
+    }
+    Ok(images.into_iter().map(|image| Loaded { id: image.id, tags: image.tags }).collect())
+}
+
+/// Bring a layer to `staging/`, complete and checked.
+fn stage(
+    store: &Store,
+    archive: &Archive,
+    layer: &ArchivedLayer,
+    cancel: Cancel<'_>,
+) -> Result<Staged, LoadError> {
+    if let Some(staged) = Staged::adopt(store, &layer.diff_id)? {
+        return Ok(staged);
+    }
+    let mut staged = Staged::create(store, &layer.diff_id)?;
+    let tree = open_directory(&staged.tree())?;
+    let mut reader = archive.open_layer(layer)?;
+    let unpacked =
+        unpack(&mut reader, tree.as_fd(), cancel).map_err(|source| match source {
+            UnpackError::Interrupted => LoadError::Interrupted,
+            source => LoadError::Layer { layer: layer.name.clone(), source },
+        })?;
+    reader.finish(cancel)?;
+    if unpacked.diff_id != layer.diff_id {
+        return Err(LoadError::WrongDigest {
+            layer: layer.name.clone(),
+            found: unpacked.diff_id,
+            wanted: layer.diff_id.clone(),
+        });
+    }
+    staged.complete(unpacked.size)?;
+    Ok(staged)
+}
+
+/// Make everything visible. False, and nothing is changed, if a layer is neither staged nor
+/// present any longer.
+fn publish(
+    tx: &Tx<'_>,
+    store: &Store,
+    images: &[ArchivedImage],
+    configs: &[File],
+    staged: &mut BTreeMap<DiffId, Staged>,
+) -> Result<bool, LoadError> {
+    let layers = || images.iter().flat_map(|image| &image.layers);
+    for layer in layers() {
+        if !staged.contains_key(&layer.diff_id) && tx.present_layer(&layer.diff_id)?.is_none() {
+            return Ok(false);
+        }
+    }
+    // What another process has marked but not yet renamed still has the name that is needed now.
+    removal::settle(tx, store)?;
+    for (image, config) in images.iter().zip(configs) {
+        let diffs: Vec<DiffId> = image.layers.iter().map(|l| l.diff_id.clone()).collect();
+        let chains = ChainId::of_stack(&diffs);
+        for (diff, chain) in diffs.iter().zip(&chains) {
+            if tx.present_layer(diff)?.is_none()
+                && let Some(staged) = staged.get_mut(diff)
+            {
+                staged.publish(store, diff)?;
+                insert_layer(tx, diff, chain, staged.sizes())?;
+            }
+        }
+        if !tx.has_image(&image.id)? {
+            name_config(store, &image.id, config)?;
+            let places = diffs.into_iter().zip(chains);
+            let layers: Vec<_> =
+                places.map(|(diff, chain)| ImageLayer { diff, chain }).collect();
+            tx.insert_image(&NewImage { id: &image.id, layers: &layers })?;
+        }
+        let tags: Vec<String> = image.tags.iter().map(ToString::to_string).collect();
+        tx.record(Action::Load, &image.id, None, &tags.join(" "))?;
+        for tag in &image.tags {
+            give_tag(tx, tag, &image.id)?;
+        }
+    }
+    Ok(true)
+}
+
+fn insert_layer(
+    tx: &Tx<'_>,
+    diff: &DiffId,
+    chain: &ChainId,
+    sizes: Option<LayerSizes>,
+) -> Result<(), DbError> {
+    let LayerSizes { size, bytes, entries } =
+        sizes.unwrap_or(LayerSizes { size: 0, bytes: 0, entries: 0 });
+    let (diff, chain) = (diff.clone(), chain.clone());
+    tx.insert_layer(&Layer { id: 0, diff, chain, size, bytes, entries, phase: Phase::Present })
+}
+
+/// An image that had the tag loses it, and is dangling if it was its last.
+fn give_tag(tx: &Tx<'_>, tag: &Reference, image: &ImageId) -> Result<(), DbError> {
+    match tx.tagged(tag)? {
+        Some(same) if same == *image => return Ok(()),
+        Some(other) => tx.record(Action::Untag, &other, None, &tag.to_string())?,
+        None => {}
+    }
+    tx.set_tag(tag, image)?;
+    tx.record(Action::Tag, image, None, &tag.to_string())
+}
+
+/// The config on the disk, but without a name: a load that is killed leaves nothing of it.
+fn unnamed_config(store: &Store, image: &ArchivedImage) -> Result<File, StoreError> {
+    let directory = store.staging();
+    let write = || -> io::Result<File> {
+        let mut file = tempfile::tempfile_in(&directory)?;
+        file.write_all(&image.config)?;
+        // Before the row that names it.
+        file.sync_all()?;
+        Ok(file)
+    };
+    write().map_err(StoreError::at("write a config in", &directory))
+}
+
+/// Give the config its name. What lies there without a row is a leftover.
+fn name_config(store: &Store, image: &ImageId, config: &File) -> Result<(), StoreError> {
+    let (directory, path) = (store.image(image), store.image_config(image));
+    remove_tree(&directory)?;
+    std::fs::create_dir(&directory).map_err(StoreError::at("create", &directory))?;
+    let unnamed = format!("/proc/self/fd/{}", config.as_raw_fd());
+    linkat(CWD, &unnamed, CWD, &path, AtFlags::SYMLINK_FOLLOW)
+        .map_err(StoreError::at("create", &path))?;
+    sync_directory(&directory)?;
+    sync_directory(&store.images())
+}

@@ -1,0 +1,1 @@
+//! Layers unpacked without needing root.
