@@ -38,7 +38,11 @@ impl Context {
         if !db.read(|tx| tx.layers_to_move())?.is_empty() {
             removal::follow_up(&mut db, &store, &[])?;
         }
-        Ok(Context { store, db, out: io::BufWriter::new(io::stdout()) })
+        Ok(Context {
+            store,
+            db,
+            out: io::BufWriter::new(io::stdout()),
+        })
     }
 
     /// The store as it is now.
@@ -68,7 +72,9 @@ fn default_root() -> Result<PathBuf, CommandError> {
     if rustix::process::geteuid().is_root() {
         return Ok("/var/lib/layerctl".into());
     }
-    let data = env::var_os("XDG_DATA_HOME").filter(|d| !d.is_empty()).map(PathBuf::from);
+    let data = env::var_os("XDG_DATA_HOME")
+        .filter(|d| !d.is_empty())
+        .map(PathBuf::from);
     let home = || env::var_os("HOME").map(|home| Path::new(&home).join(".local/share"));
     data.or_else(home)
         .map(|data| data.join("layerctl"))

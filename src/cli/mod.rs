@@ -25,7 +25,12 @@ use exit_code::Exit;
 /// union filesystem; a layer that is removed by force stays readable until the last view that uses
 /// it is unmounted and the last handle is closed.
 #[derive(Debug, Parser)]
-#[command(name = "layerctl", version, max_term_width = 100, propagate_version = true)]
+#[command(
+    name = "layerctl",
+    version,
+    max_term_width = 100,
+    propagate_version = true
+)]
 pub struct Cli {
     /// The store [default: /var/lib/layerctl, or $XDG_DATA_HOME/layerctl where not root]
     #[arg(long, global = true, env = "LAYERCTL_ROOT", value_name = "DIR")]

@@ -26,8 +26,7 @@ use crate::reclaim::execute::{Outcome, reclaim};
 use crate::reclaim::pins::Pin;
 use crate::store::StoreError;
 use crate::store::layout::{ContainerDir, open_directory};
-use crate::union::session::{MountOptions, mount};
-use crate::union::{Layers, Options, Union};
+use crate::union::{Layers, MountOptions, Options, Union, mount};
 
 /// What the server prints when the view can be used.
 pub const READY: &str = "ready";
@@ -107,7 +106,11 @@ fn tell(text: &str) {
 }
 
 fn log_to_stderr() {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .init();
 }
 
 /// Serve a view until it is unmounted and the last handle is closed. `ready` is called when it can
@@ -121,7 +124,9 @@ pub fn serve(
     let directory = cx.store.container(&container.id);
     let Some(lock) = ServerLock::acquire(directory.path())? else {
         let name = &container.name;
-        return Err(CommandError::new(format!("container {name} is being mounted or removed")));
+        return Err(CommandError::new(format!(
+            "container {name} is being mounted or removed"
+        )));
     };
     let pins = begin(cx, &container, service)?;
     let result = serve_pinned(cx, &container, service, &directory, &pins, ready);
@@ -144,19 +149,22 @@ struct Pins {
 }
 
 /// Pin the image's layers and write the view down.
-fn begin(
-    cx: &mut Context,
-    container: &Container,
-    service: &Service,
-) -> Result<Pins, CommandError> {
+fn begin(cx: &mut Context, container: &Container, service: &Service) -> Result<Pins, CommandError> {
     let gone = || LifecycleError::NoSuchImage(container.reference.clone());
     loop {
         let places = cx.db.read(|tx| match tx.has_image(&container.image)? {
-            true => tx.layers_of(&container.image).map(Some).map_err(LifecycleError::from),
+            true => tx
+                .layers_of(&container.image)
+                .map(Some)
+                .map_err(LifecycleError::from),
             false => Ok(None),
         })?;
-        let stack: Vec<DiffId> =
-            places.ok_or_else(gone)?.into_iter().rev().map(|place| place.diff).collect();
+        let stack: Vec<DiffId> = places
+            .ok_or_else(gone)?
+            .into_iter()
+            .rev()
+            .map(|place| place.diff)
+            .collect();
         let mut pins: Vec<(DiffId, Pin)> = Vec::new();
         for diff in &stack {
             if pins.iter().all(|(d, _)| d != diff)
@@ -175,7 +183,9 @@ fn begin(
             let mut rows = Vec::new();
             for diff in &stack {
                 let row = tx.present_layer(diff)?.ok_or_else(|| {
-                    CommandError::new(format!("the store has no layer {diff}, though an image names it"))
+                    CommandError::new(format!(
+                        "the store has no layer {diff}, though an image names it"
+                    ))
                 })?;
                 let current = pins.iter().find(|(d, _)| d == diff).map(|(_, pin)| pin);
                 match current.map(|pin| pin.is_current(store, diff)).transpose()? {
@@ -231,11 +241,21 @@ fn serve_pinned(
             CommandError::new(format!("cannot {what} {path}: {reason}"))
         }
     };
-    let union = Union::new(Layers { lowers, upper, work }, Options { volatile: service.volatile })
-        .map_err(at("prepare the view at"))?;
+    let union = Union::new(
+        Layers {
+            lowers,
+            upper,
+            work,
+        },
+        Options {
+            volatile: service.volatile,
+        },
+    )
+    .map_err(at("prepare the view at"))?;
     let options = MountOptions {
         fs_name: mount_source(&container.id),
         read_only: service.read_only,
+        allow_other: rustix::process::geteuid().is_root(),
         threads: std::thread::available_parallelism().map_or(2, usize::from),
     };
     let mounted = mount(union, &service.mountpoint, &options).map_err(at("mount at"))?;
@@ -281,7 +301,9 @@ fn end(
     removal::follow_up(&mut cx.db, &cx.store, &[])?;
     for row in pins.view.pins {
         let layer = cx.db.read(|tx| tx.layer(row))?;
-        let Some(layer) = layer.filter(|l| l.phase != Phase::Present) else { continue };
+        let Some(layer) = layer.filter(|l| l.phase != Phase::Present) else {
+            continue;
+        };
         match reclaim(&mut cx.db, &cx.store, &layer) {
             Ok(Outcome::Reclaimed) => info!("reclaimed {} ({} bytes)", layer.chain, layer.bytes),
             Ok(Outcome::Pinned | Outcome::Busy) => info!("{} is still in use", layer.chain),

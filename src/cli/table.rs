@@ -3,7 +3,10 @@
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 
 /// A table with these headings and rows.
-pub fn table<const N: usize>(headings: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+pub fn table<const N: usize>(
+    headings: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
@@ -19,7 +22,10 @@ pub fn table<const N: usize>(headings: [&str; N], rows: impl IntoIterator<Item =
     }
     // Docker ends no line with blanks.
     let text = table.to_string();
-    text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+    text.lines()
+        .map(str::trim_end)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 #[cfg(test)]
@@ -28,7 +34,10 @@ mod tests {
 
     #[test]
     fn columns_three_blanks_apart() {
-        let rows = [["app".to_owned(), "1".to_owned()], ["a-long-name".to_owned(), "22".to_owned()]];
+        let rows = [
+            ["app".to_owned(), "1".to_owned()],
+            ["a-long-name".to_owned(), "22".to_owned()],
+        ];
         assert_eq!(
             table(["NAME", "N"], rows),
             "NAME          N\napp           1\na-long-name   22"

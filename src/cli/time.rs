@@ -6,7 +6,9 @@ use crate::model::human;
 
 /// `2024-01-01 12:00:00 +0000 UTC`, as Go prints a time.
 pub fn absolute(time: Timestamp) -> String {
-    time.to_zoned(TimeZone::UTC).strftime("%Y-%m-%d %H:%M:%S +0000 UTC").to_string()
+    time.to_zoned(TimeZone::UTC)
+        .strftime("%Y-%m-%d %H:%M:%S +0000 UTC")
+        .to_string()
 }
 
 /// `5 minutes ago`.

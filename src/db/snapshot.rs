@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::{Container, Db, DbError, Image, Tx, View};
-use crate::model::{ChainId, ContainerId, ContainerState, DiffId, ImageId, Layer, LayerState, Phase};
+use crate::model::{
+    ChainId, ContainerId, ContainerState, DiffId, ImageId, Layer, LayerState, Phase,
+};
 
 /// The rows of all tables but the history, as they were at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -80,9 +82,9 @@ impl Snapshot {
     pub fn chain_of<'a>(&'a self, layer: &'a Layer) -> &'a ChainId {
         let mut places = self.images.iter().flat_map(|image| &image.layers);
         match layer.phase {
-            Phase::Present => {
-                places.find(|l| l.diff == layer.diff).map_or(&layer.chain, |l| &l.chain)
-            }
+            Phase::Present => places
+                .find(|l| l.diff == layer.diff)
+                .map_or(&layer.chain, |l| &l.chain),
             Phase::Marking | Phase::Marked | Phase::Reclaiming => &layer.chain,
         }
     }
@@ -101,7 +103,11 @@ impl Snapshot {
 
     /// Sum of the lengths of all files in an image's layers, as Docker counts an image's size.
     pub fn size_of(&self, image: &Image) -> u64 {
-        image.layers.iter().map(|place| self.size_of_layer(&place.diff)).sum()
+        image
+            .layers
+            .iter()
+            .map(|place| self.size_of_layer(&place.diff))
+            .sum()
     }
 
     /// Sum of the lengths of all files in the layer that is present for a diff.

@@ -110,7 +110,13 @@ pub fn load(
         }
         // A layer that was present when it was looked for has been marked meanwhile.
     }
-    Ok(images.into_iter().map(|image| Loaded { id: image.id, tags: image.tags }).collect())
+    Ok(images
+        .into_iter()
+        .map(|image| Loaded {
+            id: image.id,
+            tags: image.tags,
+        })
+        .collect())
 }
 
 /// Bring a layer to `staging/`, complete and checked.
@@ -126,11 +132,13 @@ fn stage(
     let mut staged = Staged::create(store, &layer.diff_id)?;
     let tree = open_directory(&staged.tree())?;
     let mut reader = archive.open_layer(layer)?;
-    let unpacked =
-        unpack(&mut reader, tree.as_fd(), cancel).map_err(|source| match source {
-            UnpackError::Interrupted => LoadError::Interrupted,
-            source => LoadError::Layer { layer: layer.name.clone(), source },
-        })?;
+    let unpacked = unpack(&mut reader, tree.as_fd(), cancel).map_err(|source| match source {
+        UnpackError::Interrupted => LoadError::Interrupted,
+        source => LoadError::Layer {
+            layer: layer.name.clone(),
+            source,
+        },
+    })?;
     reader.finish(cancel)?;
     if unpacked.diff_id != layer.diff_id {
         return Err(LoadError::WrongDigest {
@@ -174,9 +182,13 @@ fn publish(
         if !tx.has_image(&image.id)? {
             name_config(store, &image.id, config)?;
             let places = diffs.into_iter().zip(chains);
-            let layers: Vec<_> =
-                places.map(|(diff, chain)| ImageLayer { diff, chain }).collect();
-            tx.insert_image(&NewImage { id: &image.id, layers: &layers })?;
+            let layers: Vec<_> = places
+                .map(|(diff, chain)| ImageLayer { diff, chain })
+                .collect();
+            tx.insert_image(&NewImage {
+                id: &image.id,
+                layers: &layers,
+            })?;
         }
         let tags: Vec<String> = image.tags.iter().map(ToString::to_string).collect();
         tx.record(Action::Load, &image.id, None, &tags.join(" "))?;
@@ -193,10 +205,25 @@ fn insert_layer(
     chain: &ChainId,
     sizes: Option<LayerSizes>,
 ) -> Result<(), DbError> {
-    let LayerSizes { size, bytes, entries } =
-        sizes.unwrap_or(LayerSizes { size: 0, bytes: 0, entries: 0 });
+    let LayerSizes {
+        size,
+        bytes,
+        entries,
+    } = sizes.unwrap_or(LayerSizes {
+        size: 0,
+        bytes: 0,
+        entries: 0,
+    });
     let (diff, chain) = (diff.clone(), chain.clone());
-    tx.insert_layer(&Layer { id: 0, diff, chain, size, bytes, entries, phase: Phase::Present })
+    tx.insert_layer(&Layer {
+        id: 0,
+        diff,
+        chain,
+        size,
+        bytes,
+        entries,
+        phase: Phase::Present,
+    })
 }
 
 /// An image that had the tag loses it, and is dangling if it was its last.

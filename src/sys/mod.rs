@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 pub mod descriptors;
+pub mod dirfd;
 pub mod in_root;
 pub mod mounts;
 pub mod processes;

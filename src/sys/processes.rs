@@ -66,9 +66,10 @@ impl fmt::Display for Holder {
     }
 }
 
-/// The processes that use the file system of this mount. Those that end meanwhile, and those of
-/// other users that may not be looked at, are left out.
+/// The processes that use the file system of this mount. This one, those that end meanwhile, and
+/// those of other users that may not be looked at, are left out.
 pub fn holders(mount: &Mount) -> io::Result<Vec<Holder>> {
+    let own = i32::try_from(std::process::id()).unwrap_or_default();
     let mut holders = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let entry = entry?;
@@ -79,6 +80,10 @@ pub fn holders(mount: &Mount) -> io::Result<Vec<Holder>> {
         else {
             continue;
         };
+        if pid == own {
+            // It has inherited a descriptor from its caller, who is listed.
+            continue;
+        }
         let uses = uses_of(&entry.path(), mount);
         if !uses.is_empty() {
             let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
@@ -188,18 +193,29 @@ mod tests {
     use crate::sys::mounts::mounts;
 
     #[test]
-    fn this_process_uses_the_file_system_of_its_program() {
-        let device = device_of(Path::new("/proc/self/exe")).unwrap();
+    fn a_running_program_is_found() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let pid = child.id().cast_signed();
+        // Between fork and exec the child still is this program.
+        let sleeps = || std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() == "sleep\n";
+        while !sleeps() {
+            std::thread::yield_now();
+        }
+        let device = device_of(Path::new(&format!("/proc/{pid}/exe"))).unwrap();
         let mount = mounts()
             .unwrap()
             .into_iter()
             .find(|m| m.device == device)
             .unwrap();
         let all = holders(&mount).unwrap();
-        let own = i32::try_from(std::process::id()).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
         assert!(
             all.iter()
-                .any(|h| h.pid == own && h.uses.contains(&Use::Program))
+                .any(|h| h.pid == pid && h.uses.contains(&Use::Program))
         );
     }
 

@@ -78,7 +78,11 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     ];
     let total = rows.iter().map(|(_, share)| share.bytes).sum();
     let rows = rows.into_iter().map(|(name, share)| {
-        [name.to_owned(), share.count.to_string(), human::size(share.bytes)]
+        [
+            name.to_owned(),
+            share.count.to_string(),
+            human::size(share.bytes),
+        ]
     });
     let rows = rows.chain([["total".to_owned(), String::new(), human::size(total)]]);
     cx.line(table(["TYPE", "COUNT", "SIZE"], rows))?;
@@ -127,18 +131,32 @@ pub fn usage(store: &Store, snapshot: &Snapshot) -> Result<Usage, StoreError> {
         }
     }
     for container in &snapshot.containers {
-        usage.containers.add(measure(store.container(&container.id).path())?.bytes);
+        usage
+            .containers
+            .add(measure(store.container(&container.id).path())?.bytes);
     }
     for view in &snapshot.views {
         if !snapshot.containers.iter().any(|c| c.id == view.container) {
-            usage.containers.add(measure(store.container(&view.container).path())?.bytes);
+            usage
+                .containers
+                .add(measure(store.container(&view.container).path())?.bytes);
         }
     }
     for image in &snapshot.images {
         usage.metadata.add(measure(&store.image(&image.id))?.bytes);
     }
-    let own = [store.layers(), store.marked(), store.staging(), store.images(), store.containers()];
-    for path in own.iter().map(std::path::PathBuf::as_path).chain([store.root()]) {
+    let own = [
+        store.layers(),
+        store.marked(),
+        store.staging(),
+        store.images(),
+        store.containers(),
+    ];
+    for path in own
+        .iter()
+        .map(std::path::PathBuf::as_path)
+        .chain([store.root()])
+    {
         usage.metadata.bytes += measure_one(path)?;
     }
     for name in ["store.db", "store.db-wal", "store.db-shm"] {

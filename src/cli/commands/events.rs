@@ -60,7 +60,17 @@ fn print(cx: &mut Context, event: &Event, format: Format) -> Result<(), CommandE
             detail: &event.detail,
         });
     }
-    let bytes = event.bytes.map(|b| format!(" ({})", human::size(b))).unwrap_or_default();
-    let detail = if event.detail.is_empty() { String::new() } else { format!(" {}", event.detail) };
-    cx.line(format_args!("{} {} {}{bytes}{detail}", event.time, event.action, event.id))
+    let bytes = event
+        .bytes
+        .map(|b| format!(" ({})", human::size(b)))
+        .unwrap_or_default();
+    let detail = if event.detail.is_empty() {
+        String::new()
+    } else {
+        format!(" {}", event.detail)
+    };
+    cx.line(format_args!(
+        "{} {} {}{bytes}{detail}",
+        event.time, event.action, event.id
+    ))
 }

@@ -42,8 +42,15 @@ pub fn run(_: Args, cx: &mut Context) -> Result<(), CommandError> {
         complain(error);
         failed = true;
     }
-    cx.line(format_args!("Total reclaimed space: {}", human::size(reclaimed + swept.bytes)))?;
-    if failed { Err(CommandError::Reported) } else { Ok(()) }
+    cx.line(format_args!(
+        "Total reclaimed space: {}",
+        human::size(reclaimed + swept.bytes)
+    ))?;
+    if failed {
+        Err(CommandError::Reported)
+    } else {
+        Ok(())
+    }
 }
 
 /// Another process that reclaims the layer is waited for.
@@ -65,5 +72,9 @@ fn left(cx: &mut Context, layer: &Layer) -> Result<(), CommandError> {
         .map(|view| format!("container {}, PID {}", view.container.short(), view.pid))
         .collect();
     let size = human::size(layer.bytes);
-    cx.line(format_args!("Left: {} ({size} held by {})", layer.chain, holders.join("; ")))
+    cx.line(format_args!(
+        "Left: {} ({size} held by {})",
+        layer.chain,
+        holders.join("; ")
+    ))
 }

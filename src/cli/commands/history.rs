@@ -47,7 +47,11 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     let mut layers = image.layers.iter();
     let mut rows = Vec::new();
     for step in config.history {
-        let layer = if step.empty_layer { None } else { layers.next() };
+        let layer = if step.empty_layer {
+            None
+        } else {
+            layers.next()
+        };
         let size = layer.map_or(0, |place| snapshot.size_of_layer(&place.diff));
         let created = step.created.parse::<Timestamp>().ok();
         let by = step.created_by;
@@ -63,7 +67,11 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     rows.reverse();
     if let Some(top) = rows.first_mut() {
         let full = args.no_trunc || args.format == Format::Json;
-        top.id = if full { image.id.to_string() } else { image.id.short().to_owned() };
+        top.id = if full {
+            image.id.to_string()
+        } else {
+            image.id.short().to_owned()
+        };
     }
     match (args.quiet, args.format) {
         (true, _) => rows.iter().try_for_each(|row| cx.line(&row.id)),
@@ -72,7 +80,10 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
             let rows = rows
                 .into_iter()
                 .map(|r| [r.id, r.created_since, r.created_by, r.size, r.comment]);
-            cx.line(table(["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"], rows))
+            cx.line(table(
+                ["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"],
+                rows,
+            ))
         }
     }
 }

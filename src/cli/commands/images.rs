@@ -75,9 +75,13 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
         (true, _) => rows.iter().try_for_each(|row| cx.line(&row.id)),
         (_, Format::Json) => rows.iter().try_for_each(|row| cx.json(row)),
         (_, Format::Table) => {
-            let rows =
-                rows.into_iter().map(|r| [r.repository, r.tag, r.id, r.created_since, r.size]);
-            cx.line(table(["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"], rows))
+            let rows = rows
+                .into_iter()
+                .map(|r| [r.repository, r.tag, r.id, r.created_since, r.size]);
+            cx.line(table(
+                ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"],
+                rows,
+            ))
         }
     }
 }
@@ -102,9 +106,15 @@ impl Filter {
             Some((_, tag)) if !tag.contains('/') => {
                 let reference: Reference = text.parse()?;
                 let tag = Some(reference.tag().to_owned());
-                Filter { repository: reference.repository().to_owned(), tag }
+                Filter {
+                    repository: reference.repository().to_owned(),
+                    tag,
+                }
             }
-            _ => Filter { repository: reference::familiar(text)?, tag: None },
+            _ => Filter {
+                repository: reference::familiar(text)?,
+                tag: None,
+            },
         })
     }
 

@@ -54,8 +54,16 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
             let full = args.no_trunc;
             let rows = rows.iter().map(|row| {
                 [
-                    if full { row.chain_id.to_string() } else { row.chain_id.short().to_owned() },
-                    if full { row.diff_id.to_string() } else { row.diff_id.short().to_owned() },
+                    if full {
+                        row.chain_id.to_string()
+                    } else {
+                        row.chain_id.short().to_owned()
+                    },
+                    if full {
+                        row.diff_id.to_string()
+                    } else {
+                        row.diff_id.short().to_owned()
+                    },
                     human::size(row.bytes),
                     row.entries.to_string(),
                     row.state.to_string(),
@@ -63,8 +71,15 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
                     list(row.pinned_by.iter().map(ContainerId::short)),
                 ]
             });
-            let headings =
-                ["CHAIN ID", "DIFF ID", "SIZE", "ENTRIES", "STATE", "IMAGES", "PINNED BY"];
+            let headings = [
+                "CHAIN ID",
+                "DIFF ID",
+                "SIZE",
+                "ENTRIES",
+                "STATE",
+                "IMAGES",
+                "PINNED BY",
+            ];
             cx.line(table(headings, rows))
         }
     }

@@ -27,7 +27,9 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     let input = match args.input {
         Some(path) => Input::Path(path),
         None if stdin().is_terminal() => {
-            return Err(CommandError::new("requested load from stdin, but stdin is empty"));
+            return Err(CommandError::new(
+                "requested load from stdin, but stdin is empty",
+            ));
         }
         None => Input::Stdin,
     };

@@ -45,5 +45,9 @@ fn for_each(
             }
         }
     }
-    if failed { Err(CommandError::Reported) } else { Ok(()) }
+    if failed {
+        Err(CommandError::Reported)
+    } else {
+        Ok(())
+    }
 }

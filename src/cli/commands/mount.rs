@@ -39,7 +39,11 @@ pub struct Args {
 /// Run `mount`.
 pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     let service = prepare(cx, &args.container, args.directory.as_deref())?;
-    let service = Service { read_only: args.read_only, volatile: args.volatile, ..service };
+    let service = Service {
+        read_only: args.read_only,
+        volatile: args.volatile,
+        ..service
+    };
     if !args.foreground {
         spawn(cx, &service)?;
         return cx.line(service.mountpoint.display());
@@ -78,13 +82,21 @@ pub fn prepare(
     let merged = cx.store.container(&container.id).merged();
     let mountpoint = check_mountpoint(directory.unwrap_or(&merged))?;
     let container = container.id.clone();
-    Ok(Service { container, mountpoint, read_only: false, volatile: false })
+    Ok(Service {
+        container,
+        mountpoint,
+        read_only: false,
+        volatile: false,
+    })
 }
 
 /// A mount point must be an empty directory that nothing is mounted on. Gives its absolute path.
 fn check_mountpoint(path: &Path) -> Result<PathBuf, CommandError> {
     let refuse = |why: &str| {
-        Err(CommandError::new(format!("cannot mount at {}: {why}", path.display())))
+        Err(CommandError::new(format!(
+            "cannot mount at {}: {why}",
+            path.display()
+        )))
     };
     let absolute = match path.canonicalize() {
         Ok(absolute) => absolute,
@@ -115,11 +127,19 @@ pub fn spawn(cx: &mut Context, service: &Service) -> Result<(), CommandError> {
     // The server must not keep the pipes of whoever called us: they would never see their end.
     close_all_on_exec()?;
     let mut command = Command::new("/proc/self/exe");
-    command.arg("--root").arg(cx.store.root()).args(serve::arguments(service));
+    command
+        .arg("--root")
+        .arg(cx.store.root())
+        .args(serve::arguments(service));
     // What it says before it is ready comes through the pipe, the rest goes to the log.
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log_file).current_dir("/");
-    let mut server =
-        command.spawn().map_err(|e| CommandError::new(format!("cannot start the server: {e}")))?;
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log_file)
+        .current_dir("/");
+    let mut server = command
+        .spawn()
+        .map_err(|e| CommandError::new(format!("cannot start the server: {e}")))?;
     let mut answer = String::new();
     if let Some(mut pipe) = server.stdout.take() {
         pipe.read_to_string(&mut answer)?;
@@ -142,7 +162,10 @@ pub fn spawn(cx: &mut Context, service: &Service) -> Result<(), CommandError> {
 
 /// Mount a container at its own directory in the store, if it is not mounted.
 pub fn ensure_mounted(cx: &mut Context, container: &ContainerId) -> Result<(), CommandError> {
-    let mounted = cx.db.read(|tx| tx.view(container))?.is_some_and(|view| !view.detached);
+    let mounted = cx
+        .db
+        .read(|tx| tx.view(container))?
+        .is_some_and(|view| !view.detached);
     if mounted {
         return Ok(());
     }

@@ -23,27 +23,37 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
         return Ok(());
     }
     let snapshot = cx.snapshot()?;
-    let dangling = snapshot
-        .images
-        .iter()
-        .filter(|image| image.tags.is_empty() && snapshot.containers_of(&image.id).next().is_none());
+    let dangling = snapshot.images.iter().filter(|image| {
+        image.tags.is_empty() && snapshot.containers_of(&image.id).next().is_none()
+    });
     let mut reclaimed = 0;
     let mut rows = std::collections::HashSet::new();
     for image in dangling {
         let name = image.id.to_string();
-        let manner = Manner { force: false, prune: true };
+        let manner = Manner {
+            force: false,
+            prune: true,
+        };
         let plan = removal::remove(&mut cx.db, &cx.store, &name, manner)?;
         cx.line(format_args!("deleted: {name}"))?;
         rows.extend(plan.layers.iter().map(|l| l.row));
     }
     rows.extend(removal::mark_unused(&mut cx.db, &cx.store)?);
-    for layer in cx.snapshot()?.layers.iter().filter(|l| rows.contains(&l.id)) {
+    for layer in cx
+        .snapshot()?
+        .layers
+        .iter()
+        .filter(|l| rows.contains(&l.id))
+    {
         if reclaim(&mut cx.db, &cx.store, layer)? == Outcome::Reclaimed {
             cx.line(format_args!("deleted: {}", layer.chain))?;
             reclaimed += layer.bytes;
         }
     }
-    cx.line(format_args!("Total reclaimed space: {}", human::size(reclaimed)))
+    cx.line(format_args!(
+        "Total reclaimed space: {}",
+        human::size(reclaimed)
+    ))
 }
 
 fn confirmed() -> Result<bool, CommandError> {

@@ -55,16 +55,33 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     // The newest first, as Docker lists them.
     let shown = snapshot.containers.iter().rev();
     let shown = shown.filter(|c| args.all || snapshot.state(c).is_active());
-    let rows: Vec<Row> = shown.map(|c| row(&args, &snapshot, c)).collect::<Result<_, _>>()?;
+    let rows: Vec<Row> = shown
+        .map(|c| row(&args, &snapshot, c))
+        .collect::<Result<_, _>>()?;
     match (args.quiet, args.format) {
         (true, _) => rows.iter().try_for_each(|row| cx.line(&row.id)),
         (_, Format::Json) => rows.iter().try_for_each(|row| cx.json(row)),
         (_, Format::Table) => {
             let rows = rows.into_iter().map(|r| {
-                [r.id, r.image, r.command, r.created, r.status, r.mountpoint, r.names]
+                [
+                    r.id,
+                    r.image,
+                    r.command,
+                    r.created,
+                    r.status,
+                    r.mountpoint,
+                    r.names,
+                ]
             });
-            let headings =
-                ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "MOUNTPOINT", "NAMES"];
+            let headings = [
+                "CONTAINER ID",
+                "IMAGE",
+                "COMMAND",
+                "CREATED",
+                "STATUS",
+                "MOUNTPOINT",
+                "NAMES",
+            ];
             cx.line(table(headings, rows))
         }
     }
@@ -73,7 +90,11 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
 fn row(args: &Args, snapshot: &Snapshot, c: &Container) -> Result<Row, CommandError> {
     let full = args.no_trunc || (args.format == Format::Json && !args.quiet);
     Ok(Row {
-        id: if full { c.id.to_string() } else { c.id.short().to_owned() },
+        id: if full {
+            c.id.to_string()
+        } else {
+            c.id.short().to_owned()
+        },
         image: image_name(snapshot, c),
         command: command(c, args.no_trunc),
         created_at: time::absolute(c.created),

@@ -20,16 +20,19 @@ pub struct Args {
 
 /// Run `rm`.
 pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
-    for_each(cx, &args.containers, |cx, name| match remove(cx, name, args.force) {
-        // As for images: with --force a missing one is reported, but no failure.
-        Err(CommandError::Message(text))
-            if args.force && text == FindError::NoSuchContainer(name.to_owned()).to_string() =>
-        {
-            cx.flush()?;
-            crate::cli::error::complain(&text);
-            Ok(())
+    for_each(cx, &args.containers, |cx, name| {
+        match remove(cx, name, args.force) {
+            // As for images: with --force a missing one is reported, but no failure.
+            Err(CommandError::Message(text))
+                if args.force
+                    && text == FindError::NoSuchContainer(name.to_owned()).to_string() =>
+            {
+                cx.flush()?;
+                crate::cli::error::complain(&text);
+                Ok(())
+            }
+            other => other,
         }
-        other => other,
     })
 }
 

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::for_each;
+use crate::cli::Format;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::Format;
 use crate::db::Snapshot;
+use crate::image::ResolveError;
 use crate::image::removal::{self, RemovalError};
 use crate::image::removal_plan::{Manner, PlannedLayer, Refusal, RemovalPlan, apply, removal_plan};
-use crate::image::ResolveError;
 use crate::model::{ContainerId, human};
 use crate::reclaim::execute::{Outcome, reclaim};
 
@@ -37,7 +37,10 @@ pub struct Args {
 
 /// Run `rmi`.
 pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
-    let manner = Manner { force: args.force, prune: !args.no_prune };
+    let manner = Manner {
+        force: args.force,
+        prune: !args.no_prune,
+    };
     if args.dry_run {
         return dry_run(&args, manner, cx);
     }
@@ -84,7 +87,9 @@ fn reclaim_planned(
     // A server on its way in or out has its locks for a moment without being on record.
     let patience = Instant::now() + Duration::from_secs(1);
     loop {
-        let Some(layer) = cx.db.read(|tx| tx.layer(planned.row))? else { return Ok(Vec::new()) };
+        let Some(layer) = cx.db.read(|tx| tx.layer(planned.row))? else {
+            return Ok(Vec::new());
+        };
         match reclaim(&mut cx.db, &cx.store, &layer)? {
             Outcome::Reclaimed => return Ok(Vec::new()),
             Outcome::Busy if Instant::now() < patience => {
@@ -119,7 +124,11 @@ fn layer_lines(
 /// `container 9b8a7c6d5e4f`, or `containers …, …`.
 fn containers(ids: &[ContainerId]) -> String {
     let list: Vec<&str> = ids.iter().map(ContainerId::short).collect();
-    format!("container{} {}", if ids.len() == 1 { "" } else { "s" }, list.join(", "))
+    format!(
+        "container{} {}",
+        if ids.len() == 1 { "" } else { "s" },
+        list.join(", ")
+    )
 }
 
 /// What `--dry-run --format json` prints.
@@ -141,8 +150,10 @@ struct DryRunLayer {
 
 impl DryRun {
     fn add(&mut self, plan: &RemovalPlan) {
-        self.untagged.extend(plan.untagged.iter().map(ToString::to_string));
-        self.deleted.extend(plan.deleted.iter().map(ToString::to_string));
+        self.untagged
+            .extend(plan.untagged.iter().map(ToString::to_string));
+        self.deleted
+            .extend(plan.deleted.iter().map(ToString::to_string));
         for layer in &plan.layers {
             match layer.pinned_by.is_empty() {
                 true => self.freed_bytes += layer.bytes,
@@ -176,7 +187,9 @@ fn dry_run(args: &Args, manner: Manner, cx: &mut Context) -> Result<(), CommandE
         if let Some(image) = &plan.deleted {
             cx.line(format_args!("Deleted: {image}"))?;
         }
-        plan.layers.iter().try_for_each(|layer| layer_lines(cx, layer, &layer.pinned_by))
+        plan.layers
+            .iter()
+            .try_for_each(|layer| layer_lines(cx, layer, &layer.pinned_by))
     });
     match args.format {
         Format::Json => cx.json(&total)?,

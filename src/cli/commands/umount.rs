@@ -34,13 +34,15 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
         let snapshot = cx.snapshot()?;
         let container = find(&snapshot, name)?;
         let Some(view) = snapshot.view(&container.id) else {
-            return Err(CommandError::new(format!("container {name} is not mounted")));
+            return Err(CommandError::new(format!(
+                "container {name} is not mounted"
+            )));
         };
         match end_view(cx, view, args.lazy)? {
             Ended::Yes => Ok(()),
-            Ended::Busy(why) => {
-                Err(CommandError::new(format!("the view of container {name} is busy: {why}")))
-            }
+            Ended::Busy(why) => Err(CommandError::new(format!(
+                "the view of container {name} is busy: {why}"
+            ))),
         }
     })
 }
@@ -102,7 +104,11 @@ fn unmount_one(path: &Path, lazy: bool) -> Result<(), StoreError> {
         // Not root: the set-user-ID helper that mounted it can.
         Err(Errno::PERM) => {
             let helper = Command::new("fusermount3")
-                .args(if lazy { ["-u", "-z"].as_slice() } else { ["-u"].as_slice() })
+                .args(if lazy {
+                    ["-u", "-z"].as_slice()
+                } else {
+                    ["-u"].as_slice()
+                })
                 .arg("--")
                 .arg(path)
                 .output();

@@ -91,7 +91,9 @@ fn find_layers<'a>(snapshot: &'a Snapshot, name: &str) -> Result<Vec<&'a Layer>,
         ([], Err(e)) => Err(e.into()),
         (_, Ok(found)) if found.by_tag.is_some() => Ok(layers_of(snapshot, found.image)),
         ([first, rest @ ..], Err(_)) if rest.iter().all(|l| l.diff == first.diff) => Ok(layers),
-        _ => Err(CommandError::new(format!("multiple IDs found with provided prefix: {name}"))),
+        _ => Err(CommandError::new(format!(
+            "multiple IDs found with provided prefix: {name}"
+        ))),
     }
 }
 
@@ -101,9 +103,15 @@ fn layers_of<'a>(snapshot: &'a Snapshot, image: &Image) -> Vec<&'a Layer> {
 }
 
 fn reason(snapshot: &Snapshot, layer: &Layer) -> Result<Reason, CommandError> {
-    let named = snapshot.images.iter().filter(|i| snapshot.named_by(layer).contains(&i.id));
+    let named = snapshot
+        .images
+        .iter()
+        .filter(|i| snapshot.named_by(layer).contains(&i.id));
     let images = named
-        .map(|i| NamedBy { id: i.id.clone(), tags: i.tags.iter().map(ToString::to_string).collect() })
+        .map(|i| NamedBy {
+            id: i.id.clone(),
+            tags: i.tags.iter().map(ToString::to_string).collect(),
+        })
         .collect();
     let mut views = Vec::new();
     for view in snapshot.views.iter().filter(|v| v.pins.contains(&layer.id)) {
@@ -114,7 +122,9 @@ fn reason(snapshot: &Snapshot, layer: &Layer) -> Result<Reason, CommandError> {
             container: view.container.clone(),
             name: container.map(|c| c.name.clone()).unwrap_or_default(),
             pid: view.pid,
-            mountpoint: mount.map(|m| m.mountpoint.display().to_string()).unwrap_or_default(),
+            mountpoint: mount
+                .map(|m| m.mountpoint.display().to_string())
+                .unwrap_or_default(),
             since: view.mounted,
             processes: processes.into_iter().map(Process::from).collect(),
         });
@@ -132,7 +142,11 @@ fn reason(snapshot: &Snapshot, layer: &Layer) -> Result<Reason, CommandError> {
 impl From<Holder> for Process {
     fn from(holder: Holder) -> Process {
         let uses = holder.uses.iter().map(ToString::to_string).collect();
-        Process { pid: holder.pid, name: holder.name, uses }
+        Process {
+            pid: holder.pid,
+            name: holder.name,
+            uses,
+        }
     }
 }
 
@@ -145,8 +159,15 @@ fn tell(cx: &mut Context, reason: &Reason) -> Result<(), CommandError> {
         reason.diff_id.short()
     ))?;
     for image in &reason.images {
-        let tags = if image.tags.is_empty() { "no tag".into() } else { image.tags.join(", ") };
-        cx.line(format_args!("  named by image {} ({tags})", image.id.short()))?;
+        let tags = if image.tags.is_empty() {
+            "no tag".into()
+        } else {
+            image.tags.join(", ")
+        };
+        cx.line(format_args!(
+            "  named by image {} ({tags})",
+            image.id.short()
+        ))?;
     }
     for view in &reason.views {
         let place = match view.mountpoint.as_str() {
@@ -162,7 +183,10 @@ fn tell(cx: &mut Context, reason: &Reason) -> Result<(), CommandError> {
         ))?;
         for process in &view.processes {
             let uses = process.uses.join(", ");
-            cx.line(format_args!("    used by PID {} ({}): {uses}", process.pid, process.name))?;
+            cx.line(format_args!(
+                "    used by PID {} ({}): {uses}",
+                process.pid, process.name
+            ))?;
         }
     }
     if reason.images.is_empty() && reason.views.is_empty() {
