@@ -118,7 +118,7 @@ pub fn mounts_against_removals() {
         }
         store.wait_for_servers_to_end();
         store.ok(&["gc"]);
-        assert!(store.json(&["layers"]).is_empty());
+        store.check_no_layers();
     }
     store.check_at_rest();
 }
@@ -159,7 +159,7 @@ pub fn ten_containers_come_and_go_together() {
         run.ok();
     }
     store.wait_for_servers_to_end();
-    assert!(store.json(&["layers"]).is_empty());
+    store.check_no_layers();
     store.check_at_rest();
 }
 

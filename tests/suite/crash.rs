@@ -5,14 +5,15 @@
 //! gets through: each state on disk between two changes is met. What a crash of the machine loses is
 //! not simulated here.
 
-use std::ffi::OsString;
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::harness::process::kill_hard;
 use crate::harness::store::is_mounted;
+use crate::harness::tree::{self, Entry};
 use crate::harness::{Archive, Built, Image, Layer, Run, Store, noise, number, wait_until};
 use crate::samples::{app, check_app};
 
@@ -80,33 +81,49 @@ fn at_each_moment(store: &Store, args: &[&str], before: impl Fn(), after: impl F
     );
 }
 
-/// The image is there whole, or not at all.
-#[track_caller]
-fn whole_or_absent(store: &Store, image: &Built) -> bool {
-    let listed = store.ok(&["images", "-q", "--no-trunc"]);
-    let listed = match listed.lines().count() {
-        0 => false,
-        1 => listed.trim_end() == image.id,
-        _ => panic!("{listed}"),
-    };
-    let found = store.run(&["fsck", "--deep"]);
-    assert!(
-        !listed || found.code == Some(0),
-        "listed, so whole: {found:#?}"
-    );
-    if listed {
-        for chain in &image.chains {
-            assert_eq!(store.layer_state(chain), "live");
-        }
-    }
-    listed
+/// What a load puts into a store, and what it must look like there.
+struct Sample {
+    file: String,
+    image: Built,
+    stored: BTreeMap<PathBuf, Entry>,
 }
 
-fn write_app(store: &Store) -> (String, Built) {
-    let (archive, built) = Archive::of(&app(&["app:1"]));
-    let file = store.beside("app.tar");
-    archive.write(&file);
-    (file.to_str().unwrap().to_owned(), built)
+impl Sample {
+    /// Beside `store`, but loaded elsewhere.
+    fn of(store: &Store, image: &Image) -> Sample {
+        let (archive, built) = Archive::of(image);
+        let path = store.beside("sample.tar");
+        archive.write(&path);
+        let file = path.to_str().unwrap().to_owned();
+        let elsewhere = Store::new();
+        elsewhere.ok(&["load", "-i", &file]);
+        let stored = elsewhere.stored(&built);
+        assert!(stored.len() > 10, "{stored:?}");
+        Sample {
+            file,
+            image: built,
+            stored,
+        }
+    }
+
+    fn app(store: &Store) -> Sample {
+        Sample::of(store, &app(&["app:1"]))
+    }
+
+    /// The image is there whole, or not at all.
+    #[track_caller]
+    fn whole_or_absent(&self, store: &Store) -> bool {
+        let listed = store.ok(&["images", "-q", "--no-trunc"]);
+        if listed.is_empty() {
+            return false;
+        }
+        assert_eq!(listed.trim_end(), self.image.id);
+        for chain in &self.image.chains {
+            assert_eq!(store.layer_state(chain), "live");
+        }
+        tree::assert_same(&store.stored(&self.image), &self.stored);
+        true
+    }
 }
 
 /// Removes all images and all that is left of anything; nothing may stay.
@@ -115,64 +132,57 @@ fn clear(store: &Store) {
     store.run(&["rmi", "-f", "app:1"]);
     store.ok(&["prune", "-f"]);
     store.ok(&["gc"]);
-    assert!(store.json(&["layers"]).is_empty());
-    for dir in ["layers", "marked", "staging", "images"] {
-        assert_eq!(
-            fs::read_dir(store.root().join(dir)).unwrap().count(),
-            0,
-            "{dir}"
-        );
-    }
+    store.check_no_layers();
 }
 
 pub fn killed_loads() {
     let store = Store::new();
-    let (file, image) = write_app(&store);
+    let sample = Sample::app(&store);
     let after = || {
-        whole_or_absent(&store, &image);
+        sample.whole_or_absent(&store);
         // The next load goes on, and the store is as after a load without a crash.
-        store.ok(&["load", "-i", &file]);
-        assert!(whole_or_absent(&store, &image));
+        store.ok(&["load", "-i", &sample.file]);
+        assert!(sample.whole_or_absent(&store));
         store.ok(&["gc"]);
         store.check_at_rest();
         clear(&store);
     };
-    at_each_moment(&store, &["load", "-i", &file], || {}, after);
+    at_each_moment(&store, &["load", "-i", &sample.file], || {}, after);
     // At last, what the views show.
-    store.ok(&["load", "-i", &file]);
+    store.ok(&["load", "-i", &sample.file]);
     let (_, view) = store.create_mounted("app:1");
     check_app(&view);
 }
 
 pub fn killed_removals() {
     let store = Store::new();
-    let (file, image) = write_app(&store);
-    let before = || drop(store.ok(&["load", "-i", &file]));
+    let sample = Sample::app(&store);
+    let before = || drop(store.ok(&["load", "-i", &sample.file]));
     let after = || {
-        if whole_or_absent(&store, &image) {
+        if sample.whole_or_absent(&store) {
             store.ok(&["rmi", "-f", "app:1"]);
         }
         store.ok(&["gc"]);
         store.check_at_rest();
-        assert!(store.json(&["layers"]).is_empty());
+        store.check_no_layers();
     };
     at_each_moment(&store, &["rmi", "-f", "app:1"], before, after);
 }
 
 pub fn killed_removals_under_a_view() {
     let store = Store::new();
-    let (file, image) = write_app(&store);
-    store.ok(&["load", "-i", &file]);
+    let sample = Sample::app(&store);
+    store.ok(&["load", "-i", &sample.file]);
     let container = store.create("app:1");
     let before = || {
-        store.ok(&["load", "-i", &file]);
+        store.ok(&["load", "-i", &sample.file]);
         store.mount(&container);
     };
     let after = || {
         let row = store.container(&container);
         let view = Path::new(row["Mountpoint"].as_str().unwrap()).to_owned();
         check_app(&view);
-        if whole_or_absent(&store, &image) {
+        if sample.whole_or_absent(&store) {
             store.ok(&["rmi", "-f", "app:1"]);
         }
         store.ok(&["gc"]);
@@ -181,17 +191,17 @@ pub fn killed_removals_under_a_view() {
         store.wait_for_servers_to_end();
         store.ok(&["gc"]);
         store.check_at_rest();
-        assert!(store.json(&["layers"]).is_empty());
+        store.check_no_layers();
     };
     at_each_moment(&store, &["rmi", "-f", "app:1"], before, after);
 }
 
 pub fn killed_collections() {
     let store = Store::new();
-    let (file, _) = write_app(&store);
+    let sample = Sample::app(&store);
     let orphan = store.root().join("staging/left-behind/tree");
     let before = || {
-        store.ok(&["load", "-i", &file]);
+        store.ok(&["load", "-i", &sample.file]);
         let (container, _) = store.create_mounted("app:1");
         store.ok(&["rmi", "-f", "app:1"]);
         kill_hard(store.server());
@@ -203,7 +213,7 @@ pub fn killed_collections() {
     let after = || {
         store.ok(&["gc"]);
         store.check_at_rest();
-        assert!(store.json(&["layers"]).is_empty());
+        store.check_no_layers();
         assert!(!orphan.exists());
     };
     at_each_moment(&store, &["gc"], before, after);
@@ -211,8 +221,8 @@ pub fn killed_collections() {
 
 pub fn killed_unmounts() {
     let store = Store::new();
-    let (file, _) = write_app(&store);
-    store.ok(&["load", "-i", &file]);
+    let sample = Sample::app(&store);
+    store.ok(&["load", "-i", &sample.file]);
     let container = store.create("app:1");
     let after = || {
         store.run(&["umount", &container]);
@@ -231,8 +241,8 @@ pub fn killed_unmounts() {
 /// `mount` and the server it starts, whichever comes to its k-th call first.
 pub fn killed_mounts() {
     let store = Store::new();
-    let (file, _) = write_app(&store);
-    store.ok(&["load", "-i", &file]);
+    let sample = Sample::app(&store);
+    store.ok(&["load", "-i", &sample.file]);
     let container = store.create("app:1");
     let said = store.beside("said");
     let mut killed = 0;
@@ -279,9 +289,9 @@ pub fn killed_mounts() {
 /// The server dies while it reclaims at its end.
 pub fn servers_killed_while_reclaiming() {
     let store = Store::new();
-    let (file, _) = write_app(&store);
+    let sample = Sample::app(&store);
     for k in moments() {
-        store.ok(&["load", "-i", &file]);
+        store.ok(&["load", "-i", &sample.file]);
         let container = store.create("app:1");
         let said = store.beside("said");
         let output = fs::File::create(&said).unwrap();
@@ -303,7 +313,7 @@ pub fn servers_killed_while_reclaiming() {
         let died = strace.wait().unwrap().code().is_none();
         store.ok(&["images"]);
         store.ok(&["gc"]);
-        assert!(store.json(&["layers"]).is_empty());
+        store.check_no_layers();
         store.ok(&["rm", &container]);
         store.check_at_rest();
         if !died {
@@ -324,10 +334,8 @@ pub fn loads_killed_by_the_clock() {
         }
         layers.push(layer);
     }
-    let (archive, image) = Archive::of(&Image::new(&["app:1"], layers));
-    let file = store.beside("big.tar");
-    archive.write(&file);
-    let args: [OsString; 3] = ["load".into(), "-i".into(), file.into()];
+    let sample = Sample::of(&store, &Image::new(&["app:1"], layers));
+    let args = ["load", "-i", &sample.file];
     let start = Instant::now();
     store.ok(&args);
     let whole = start.elapsed();
@@ -346,9 +354,9 @@ pub fn loads_killed_by_the_clock() {
         ));
         child.kill().unwrap();
         child.wait().unwrap();
-        whole_or_absent(&store, &image);
+        sample.whole_or_absent(&store);
         store.ok(&args);
-        assert!(whole_or_absent(&store, &image));
+        assert!(sample.whole_or_absent(&store));
         clear(&store);
     }
     store.check_at_rest();
@@ -368,8 +376,8 @@ pub fn a_killed_server_is_seen_by_any_command() {
         &["create", "app:1"],
     ];
     let store = Store::new();
-    let (file, _) = write_app(&store);
-    store.ok(&["load", "-i", &file]);
+    let sample = Sample::app(&store);
+    store.ok(&["load", "-i", &sample.file]);
     let container = store.create("app:1");
     for (n, command) in commands.iter().enumerate() {
         let view = store.mount(&container);
@@ -393,16 +401,16 @@ pub fn a_killed_server_is_seen_by_any_command() {
 /// when it died comes back.
 pub fn a_killed_server_holds_nothing() {
     let store = Store::new();
-    let (file, image) = write_app(&store);
-    store.ok(&["load", "-i", &file]);
+    let sample = Sample::app(&store);
+    store.ok(&["load", "-i", &sample.file]);
     let (container, _) = store.create_mounted("app:1");
     kill_hard(store.server());
     let run = store.run(&["rmi", "-f", "app:1"]);
-    run.expect(0, &crate::samples::all_deleted(&image), "");
+    run.expect(0, &crate::samples::all_deleted(&sample.image), "");
     store.ok(&["rm", &container]);
     store.check_at_rest();
 
-    store.ok(&["load", "-i", &file]);
+    store.ok(&["load", "-i", &sample.file]);
     let (container, _) = store.create_mounted("app:1");
     store.ok(&["rmi", "-f", "app:1"]);
     assert_eq!(number(&store.df()["pending"], "count"), 3);
@@ -417,7 +425,7 @@ pub fn a_killed_server_holds_nothing() {
         "{df}"
     );
     store.ok(&["gc"]);
-    assert!(store.json(&["layers"]).is_empty());
+    store.check_no_layers();
     store.ok(&["rm", &container]);
     store.check_at_rest();
 }
@@ -425,8 +433,8 @@ pub fn a_killed_server_holds_nothing() {
 /// Files that were open when the server died give errors, and keep nothing from going on.
 pub fn a_server_killed_under_open_files() {
     let store = Store::new();
-    let (file, _) = write_app(&store);
-    store.ok(&["load", "-i", &file]);
+    let sample = Sample::app(&store);
+    store.ok(&["load", "-i", &sample.file]);
     let (container, view) = store.create_mounted("app:1");
     let open = fs::File::open(view.join("srv/index")).unwrap();
     let dir = fs::File::open(view.join("srv")).unwrap();

@@ -49,7 +49,6 @@ const BESIDE_OVERLAY: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Over
 const STRACE: &[Need] = &[Need::Disk, Need::Root, Need::Tool("strace")];
 const STRACE_VIEW: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Tool("strace")];
 const UNSHARE: &[Need] = &[Need::Disk, Need::Root, Need::Tool("unshare")];
-const SETPRIV: &[Need] = &[Need::Disk, Need::Root, Need::Tool("setpriv")];
 
 fn cases() -> Vec<Case> {
     [
@@ -119,12 +118,11 @@ fn cases() -> Vec<Case> {
         cases!(STORE => bad_input::{
             images_that_are_not_there, containers_that_are_not_there, names_that_cannot_be,
             broken_archives, archives_that_contradict_themselves, hostile_layers,
-            a_store_of_a_newer_version, stores_that_cannot_be, a_closed_pipe,
+            a_store_of_a_newer_version, without_permission, stores_that_cannot_be, a_closed_pipe,
         }),
         cases!(VIEW => bad_input::{mount_points_that_cannot_be}),
         cases!(VIEW_ON_DISK => bad_input::{a_full_disk}),
         cases!(UNSHARE => bad_input::{without_dev_fuse}),
-        cases!(SETPRIV => bad_input::{without_permission}),
         cases!(STORE => listing::{images, tags, inspect_and_history}),
         cases!(VIEW => listing::{
             containers, layers_and_df, why, events, gc_says_what_it_left,

@@ -13,11 +13,7 @@ use crate::samples::{all_deferred, all_deleted, app, check_app};
 #[track_caller]
 fn empty(store: &Store) {
     assert_eq!(store.ok(&["images", "-q"]), "");
-    assert_eq!(store.json(&["layers"]), Vec::<serde_json::Value>::new());
-    for dir in ["layers", "marked", "staging", "images"] {
-        let left: Vec<_> = fs::read_dir(store.root().join(dir)).unwrap().collect();
-        assert!(left.is_empty(), "{dir}: {left:?}");
-    }
+    store.check_no_layers();
     store.check_at_rest();
 }
 

@@ -69,7 +69,7 @@ pub fn repeated_ids() {
         "three lines, two of them the same: {listed:?}"
     );
     let run = store.run(&args);
-    assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run:#?}");
+    assert_eq!(run.code, Some(0), "{run:#?}");
     for image in [&app, &other] {
         let lines = all_deleted(image);
         assert_eq!(
@@ -186,7 +186,7 @@ pub fn no_prune_keeps_the_layers() {
         layerctl::model::human::size(bytes)
     );
     assert_eq!(said.lines().last(), Some(total.as_str()), "{said}");
-    assert!(store.json(&["layers"]).is_empty());
+    store.check_no_layers();
     store.check_at_rest();
 }
 
@@ -219,7 +219,7 @@ pub fn no_prune_of_a_mounted_image() {
         );
     }
     store.ok(&["prune", "-f"]);
-    assert!(store.json(&["layers"]).is_empty());
+    store.check_no_layers();
 }
 
 /// The object of `rmi --dry-run`; running it must change nothing.

@@ -155,24 +155,36 @@ impl Entry {
                 .set_device_minor(self.device.1)
                 .expect("a GNU header");
         }
-        // The raw name, so that a hostile path gets into the archive as it is; a long one goes the
-        // usual way.
-        let name = &mut header.as_old_mut().name;
-        match self.path.len() < name.len() {
-            true => {
-                name[..self.path.len()].copy_from_slice(self.path.as_bytes());
-                if !self.link.is_empty() {
-                    header
-                        .set_link_name_literal(&self.link)
-                        .expect("a short link");
-                }
-                header.set_cksum();
-                tar.append(&header, self.data.as_slice())
-            }
-            false => tar.append_data(&mut header, &self.path, self.data.as_slice()),
+        // The names as they are, so that hostile ones get into the archive; long ones before it, as
+        // GNU tar writes them.
+        long_name(tar, EntryType::GNULongName, &self.path);
+        long_name(tar, EntryType::GNULongLink, &self.link);
+        let fields = header.as_old_mut();
+        for (field, text) in [
+            (&mut fields.name, &self.path),
+            (&mut fields.linkname, &self.link),
+        ] {
+            let len = text.len().min(field.len());
+            field[..len].copy_from_slice(&text.as_bytes()[..len]);
         }
-        .expect("write to memory");
+        header.set_cksum();
+        tar.append(&header, self.data.as_slice())
+            .expect("write to memory");
     }
+}
+
+/// The entry that holds a name too long for its field.
+fn long_name(tar: &mut tar::Builder<Vec<u8>>, kind: EntryType, name: &str) {
+    if name.len() < 100 {
+        return;
+    }
+    let mut header = Header::new_gnu();
+    header.set_path("././@LongLink").expect("a short name");
+    header.set_entry_type(kind);
+    header.set_size(name.len() as u64 + 1);
+    header.set_cksum();
+    tar.append(&header, [name.as_bytes(), b"\0"].concat().as_slice())
+        .expect("write to memory");
 }
 
 /// What an image consists of.

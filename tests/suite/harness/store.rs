@@ -1,5 +1,6 @@
 //! A store of its own for each test, and the program that works on it.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use serde_json::Value;
 
 use super::image::{Archive, Built, Image};
-use super::{Run, disk, json_lines, number, process, text, wait_until};
+use super::{Run, disk, json_lines, number, process, text, tree, wait_until};
 
 /// The program under test.
 pub const LAYERCTL: &str = env!("CARGO_BIN_EXE_layerctl");
@@ -202,10 +203,36 @@ impl Store {
             assert_eq!(number(&df[part], "count"), 0, "nothing {part}: {df}");
             assert_eq!(number(&df[part], "bytes"), 0, "nothing {part}: {df}");
         }
-        super::tree::check_df(self.root(), &df);
+        tree::check_df(self.root(), &df);
         self.check_events();
-        let found = self.run(&["fsck", "--deep"]);
-        assert_eq!(found.code, Some(0), "fsck finds nothing: {found:#?}");
+    }
+
+    /// What the store keeps of an image, entry by entry: of a whole one it is always the same.
+    #[track_caller]
+    pub fn stored(&self, image: &Built) -> BTreeMap<PathBuf, tree::Entry> {
+        let hex = |id: &str| id["sha256:".len()..].to_owned();
+        let layers = image.diffs.iter().map(|d| Path::new("layers").join(hex(d)));
+        let mut all = BTreeMap::new();
+        for dir in layers.chain([Path::new("images").join(hex(&image.id))]) {
+            for (name, mut entry) in tree::read(&self.root.join(&dir)) {
+                // Of the layer's own entries the times are part of it; of what holds them not.
+                if name.parent().is_none_or(|parent| parent == Path::new("")) {
+                    entry.mtime = (0, 0);
+                }
+                all.insert(dir.join(name), entry);
+            }
+        }
+        all
+    }
+
+    /// Nothing of any image is left on disk.
+    #[track_caller]
+    pub fn check_no_layers(&self) {
+        assert_eq!(self.json(&["layers"]), Vec::<Value>::new());
+        for dir in ["layers", "marked", "staging", "images"] {
+            let left = names_in(&self.root.join(dir));
+            assert!(left.is_empty(), "left in {dir}: {left:?}");
+        }
     }
 
     /// As many unpins as pins when no view is there; one mark, one start and one end of reclaiming
@@ -261,6 +288,17 @@ impl Drop for Store {
     fn drop(&mut self) {
         self.end_all();
     }
+}
+
+/// The names in a directory; none where there is no directory.
+pub fn names_in(dir: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.expect("read a directory").file_name();
+    entries
+        .map(|entry| name(entry).to_string_lossy().into_owned())
+        .collect()
 }
 
 /// Mount points at or below a path, as the kernel lists them.
