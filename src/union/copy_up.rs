@@ -1,0 +1,290 @@
+//! Copy-up: giving a layer's file or directory a place in the upper directory, before a change.
+//!
+//! Everything is made whole in the work directory, reaches the disk, and only then takes its
+//! names: a crash or an error on the way leaves a leftover in `work` and the view as it was. Data
+//! is copied under the node's own mutex, without the tree lock; only the moment of taking the names
+//! has it exclusively. What the kernel knows of the node stays true: number, contents, times.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Stat, XattrFlags};
+use rustix::io::Errno;
+
+use super::attr::Kind;
+use super::copy_data::{copy_data, copy_metadata, times_of};
+use super::error::{Error, Result};
+use super::fs::{Union, Upper};
+use super::inode_table::{Identity, Name};
+use super::layers::LowerFile;
+use super::node::{DirUpper, Node, Place};
+use crate::sys::dirfd;
+
+/// How much of a file's data its copy needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Content {
+    /// All of it.
+    All,
+    /// None: it is truncated at once.
+    None,
+}
+
+impl Union {
+    /// Makes sure that a node can be changed in the upper directory. Takes the tree lock itself.
+    pub(super) fn copy_up(&self, node: &Arc<Node>, content: Content) -> Result<()> {
+        let upper = self.writable()?;
+        if node.is_upper() {
+            return Ok(());
+        }
+        if node.kind == Kind::Directory {
+            let _tree = self.tree.write();
+            return self.copy_up_dirs(node);
+        }
+        let _once = node.copy_up.lock();
+        let (file, source) = {
+            let _tree = self.tree.read();
+            match node.place() {
+                Place::Lower(file) => (file, self.path_fd(node)?),
+                Place::Upper | Place::Held(_) | Place::Dir(_) => return Ok(()),
+            }
+        };
+        let stat = rustix::fs::fstat(&*source)?;
+        if file.nlink > 1 {
+            // Before the tree lock: this walks the layer, once.
+            self.links_of_layer(file.dir.layer)?;
+        }
+        let name = upper.work.fresh();
+        let placed = self
+            .make_copy(upper, node, &name, &source, &stat, content)
+            .and_then(|copy| {
+                let _tree = self.tree.write();
+                self.put_into_place(upper, node, &file, &name, copy)
+            });
+        if placed.is_err() {
+            upper.work.discard(&name);
+        }
+        placed
+    }
+
+    /// The copy, in the work directory under `name`. Gives the descriptor of a regular file.
+    fn make_copy(
+        &self,
+        upper: &Upper,
+        node: &Node,
+        name: &[u8],
+        source: &OwnedFd,
+        stat: &Stat,
+        content: Content,
+    ) -> Result<Option<OwnedFd>> {
+        let work = &upper.work;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let (copy, data) = match node.kind {
+            Kind::File => {
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
+                let file = rustix::fs::openat(work, name, flags | OFlags::NOFOLLOW, mode)?;
+                if content == Content::All {
+                    let source = dirfd::reopen_noatime(source, OFlags::RDONLY)?;
+                    copy_data(source, &file, u64::try_from(stat.st_size).unwrap_or(0))?;
+                }
+                (dirfd::open_path(work, name)?, Some(file))
+            }
+            Kind::Symlink => {
+                let target = rustix::fs::readlinkat(source, "", Vec::new())?;
+                rustix::fs::symlinkat(target, work, name)?;
+                (dirfd::open_path(work, name)?, None)
+            }
+            Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => {
+                let device = stat.st_rdev;
+                rustix::fs::mknodat(work, name, node.kind.file_type(), mode, device)?;
+                (dirfd::open_path(work, name)?, None)
+            }
+            Kind::Directory => return Err(Error::IsADirectory),
+        };
+        copy_metadata(source, stat, &copy)?;
+        let origin = node.ino.to_string();
+        let set = dirfd::set_xattr_fd(
+            &copy,
+            self.xattrs.origin,
+            origin.as_bytes(),
+            XattrFlags::empty(),
+        );
+        match set {
+            // Not possible here (user attributes are for files and directories only): the number
+            // changes with the next mount, which is all that is lost.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM) => {}
+            Err(e) => return Err(e.into()),
+        }
+        if let Some(file) = &data
+            && !self.options.volatile
+        {
+            // The crash that this is for: a name whose data never reached the disk.
+            rustix::fs::fsync(file)?;
+        }
+        Ok(data)
+    }
+
+    /// Gives the copy the names of the node. Needs the tree lock exclusively.
+    fn put_into_place(
+        &self,
+        upper: &Upper,
+        node: &Arc<Node>,
+        file: &LowerFile,
+        temporary: &[u8],
+        data: Option<OwnedFd>,
+    ) -> Result<()> {
+        let work = &upper.work;
+        let copy = dirfd::open_path(work, temporary)?;
+        if node.is_gone() {
+            // Unlinked while open, and changed after that: only the descriptor leads to it.
+            rustix::fs::unlinkat(work, temporary, AtFlags::empty())?;
+            return self.is_now(node, Place::Held(Arc::new(copy)), None, data);
+        }
+        // Counted until the end of this, so that the names stay known.
+        let others = if file.nlink > 1 {
+            self.find_link_names(node, file)?
+        } else {
+            Vec::new()
+        };
+        let names = self.nodes.table.lock().names(node.ino).to_vec();
+        let mut done: Vec<(Arc<OwnedFd>, Name)> = Vec::new();
+        for (parent, name) in &names {
+            let linked = self.node(*parent).and_then(|parent| {
+                self.copy_up_dirs(&parent)?;
+                let dir = self.upper_fd(&parent)?;
+                keep_times(&*dir, || {
+                    if names.len() == 1 {
+                        let flags = RenameFlags::NOREPLACE;
+                        rustix::fs::renameat_with(work, temporary, &*dir, &**name, flags)?;
+                    } else {
+                        rustix::fs::linkat(work, temporary, &*dir, &**name, AtFlags::empty())?;
+                    }
+                    Ok(())
+                })?;
+                Ok(dir)
+            });
+            match linked {
+                Ok(dir) => done.push((dir, name.clone())),
+                Err(error) => {
+                    for (dir, name) in done {
+                        keep_times(&*dir, || {
+                            Ok(rustix::fs::unlinkat(&*dir, &*name, AtFlags::empty())?)
+                        })?;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        if names.len() != 1 {
+            rustix::fs::unlinkat(work, temporary, AtFlags::empty())?;
+        }
+        drop(others);
+        let stat = rustix::fs::fstat(&copy)?;
+        let identity = Identity::Upper {
+            dev: stat.st_dev,
+            ino: stat.st_ino,
+        };
+        let place = if names.is_empty() {
+            Place::Held(Arc::new(copy))
+        } else {
+            Place::Upper
+        };
+        self.is_now(node, place, Some(identity), data)
+    }
+
+    /// The node has been copied up: later reads of its open handles go to the copy.
+    fn is_now(
+        &self,
+        node: &Arc<Node>,
+        place: Place,
+        identity: Option<Identity>,
+        data: Option<OwnedFd>,
+    ) -> Result<()> {
+        let mut files = node.files.lock();
+        if files.opens > 0 {
+            files.read = None;
+            files.write = data.map(Arc::new);
+        }
+        node.state.lock().place = place;
+        self.nodes.table.lock().set_identity(node.ino, identity);
+        drop(files);
+        self.stale(node.ino);
+        Ok(())
+    }
+
+    /// Makes sure that a directory, and all above it, is in the upper directory. Needs the tree
+    /// lock exclusively.
+    pub(super) fn copy_up_dirs(&self, dir: &Arc<Node>) -> Result<()> {
+        let upper = self.writable()?;
+        let mut missing = Vec::new();
+        let mut at = dir.clone();
+        while !at.is_upper() {
+            if at.is_gone() {
+                return self.copy_up_removed_dir(upper, &at);
+            }
+            let (parent, name) = self.first_name(&at).ok_or(Error::NotFound)?;
+            missing.push((at, parent.clone(), name));
+            at = parent;
+        }
+        for (dir, parent, name) in missing.into_iter().rev() {
+            let temporary = self.make_dir_copy(upper, &dir)?;
+            let parent = self.upper_fd(&parent)?;
+            let placed = keep_times(&*parent, || {
+                let flags = RenameFlags::NOREPLACE;
+                Ok(rustix::fs::renameat_with(
+                    &upper.work,
+                    &*temporary,
+                    &*parent,
+                    &*name,
+                    flags,
+                )?)
+            });
+            if placed.is_err() {
+                upper.work.discard(&temporary);
+            }
+            placed?;
+            self.set_dir_upper(&dir, DirUpper::Present);
+        }
+        Ok(())
+    }
+
+    /// A removed directory that somebody still holds takes changes of its attributes, too.
+    fn copy_up_removed_dir(&self, upper: &Upper, dir: &Arc<Node>) -> Result<()> {
+        let temporary = self.make_dir_copy(upper, dir)?;
+        let held = dirfd::open_dir(&upper.work, &temporary)?;
+        rustix::fs::unlinkat(&upper.work, &*temporary, AtFlags::REMOVEDIR)?;
+        self.set_dir_upper(dir, DirUpper::Removed(Arc::new(held)));
+        Ok(())
+    }
+
+    fn set_dir_upper(&self, dir: &Arc<Node>, upper: DirUpper) {
+        if let Place::Dir(place) = &mut dir.state.lock().place {
+            place.upper = upper;
+        }
+        // The descriptor in the cache, if any, is of the lower one under another number: nothing
+        // to forget. Its change time is the copy's now.
+        self.stale(dir.ino);
+    }
+
+    fn make_dir_copy(&self, upper: &Upper, dir: &Arc<Node>) -> Result<Name> {
+        let temporary = upper.work.fresh();
+        let source = self.path_fd(dir)?;
+        let stat = rustix::fs::fstat(&*source)?;
+        rustix::fs::mkdirat(&upper.work, &*temporary, Mode::RWXU)?;
+        let copied = dirfd::open_dir(&upper.work, &temporary)
+            .map_err(Error::from)
+            .and_then(|copy| copy_metadata(&*source, &stat, copy));
+        if copied.is_err() {
+            upper.work.discard(&temporary);
+        }
+        copied.map(|()| temporary)
+    }
+}
+
+/// Does something in a directory that its times are not to show: a copy-up is no change that the
+/// user made. (A crash in between leaves them disturbed; nothing else depends on them.)
+pub(super) fn keep_times<T>(dir: impl AsFd, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    let before = times_of(&rustix::fs::fstat(&dir)?);
+    let done = act()?;
+    dirfd::set_times_fd(dir, &before)?;
+    Ok(done)
+}

@@ -1,0 +1,276 @@
+//! Making files, directories, symlinks and devices.
+//!
+//! What is new is made in the work directory with its owner and mode, and moved into place by one
+//! rename: nobody sees it half made, a crash leaves it out, and a whiteout in its place is replaced
+//! at once, so that what it hid never shows through. The server's own umask has no influence.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{Mode, OFlags, RenameFlags, XattrFlags};
+
+use super::attr::{Caller, Kind};
+use super::error::{Error, Result};
+use super::fs::{Entry, Union, Upper};
+use super::inode_table::Name;
+use super::layers::is_whiteout;
+use super::lookup::{Hit, check_name};
+use super::node::{Node, NodeRef};
+use super::resolve::Shown;
+use crate::sys::dirfd;
+use std::sync::Arc;
+
+const S_ISGID: u32 = 0o2000;
+const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+
+/// What to make.
+#[derive(Debug, Clone, Copy)]
+pub enum What<'a> {
+    /// An empty regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symlink with that target.
+    Symlink(&'a [u8]),
+    /// A named pipe, socket or device with that number in the kernel's 32-bit form.
+    Node(Kind, u32),
+}
+
+/// The name, owner and mode of something new.
+#[derive(Debug, Clone, Copy)]
+pub struct NewEntry<'a> {
+    /// The directory it goes into.
+    pub parent: u64,
+    /// Its name.
+    pub name: &'a [u8],
+    /// Its owner; the group is the parent's if that is set-group-ID.
+    pub caller: Caller,
+    /// Its mode, before the umask.
+    pub mode: u32,
+    /// Taken off the mode, unless the parent has a default ACL.
+    pub umask: u32,
+}
+
+/// What a name in the upper directory has been found to be, before something is put there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Below {
+    /// Nothing in upper, nothing in the layers.
+    Nothing,
+    /// A whiteout in upper.
+    Whiteout,
+    /// Nothing in upper, but the layers have something that is hidden by being replaced.
+    Lower,
+}
+
+impl Union {
+    /// Makes something new; `EEXIST` if the name shows anything.
+    pub fn make(&self, new: &NewEntry<'_>, what: What<'_>) -> Result<Entry> {
+        let _tree = self.tree.write();
+        self.make_locked(new, what).map(|(entry, _)| entry)
+    }
+
+    /// As [`make`](Self::make), under the tree lock. Gives the descriptor of a regular file.
+    pub(super) fn make_locked(
+        &self,
+        new: &NewEntry<'_>,
+        what: What<'_>,
+    ) -> Result<(Entry, Option<OwnedFd>)> {
+        check_name(new.name)?;
+        let upper = self.writable()?;
+        if let What::Node(Kind::CharDevice, 0) = what {
+            // It would be taken for a whiteout.
+            return Err(Error::Reserved);
+        }
+        let parent = self.node(new.parent)?;
+        if parent.is_gone() {
+            return Err(Error::NotFound);
+        }
+        if self.lookup_child_opt(&parent, new.name)?.is_some() {
+            return Err(Error::Exists);
+        }
+        self.copy_up_dirs(&parent)?;
+        let dir = self.upper_fd(&parent)?;
+        let below = self.below(&parent, &dir, new.name)?;
+        let (temporary, file) = self.make_in_work(upper, &dir, new, what)?;
+        let opaque = matches!(what, What::Directory) && below != Below::Nothing;
+        let placed = self.place(upper, &temporary, &dir, new.name, below, opaque);
+        if placed.is_err() {
+            upper.work.discard(&temporary);
+        }
+        placed?;
+        Ok((self.lookup_entry(&parent, new.name)?, file))
+    }
+
+    /// What is under a name of a directory that shows nothing.
+    pub(super) fn below(&self, parent: &Arc<Node>, dir: &OwnedFd, name: &[u8]) -> Result<Below> {
+        if dirfd::stat_at_opt(dir, name)?.is_some_and(|stat| is_whiteout(&stat)) {
+            return Ok(Below::Whiteout);
+        }
+        let place = parent.dir().ok_or(Error::NotADirectory)?;
+        Ok(match self.lowers_show(&place, name)? {
+            Shown::Nothing => Below::Nothing,
+            Shown::File(Hit::Upper(_) | Hit::Lower { .. }) | Shown::Dirs(_) => Below::Lower,
+        })
+    }
+
+    /// Moves something made in the work directory to a name that shows nothing.
+    pub(super) fn place(
+        &self,
+        upper: &Upper,
+        temporary: &[u8],
+        dir: &OwnedFd,
+        name: &[u8],
+        below: Below,
+        opaque_dir: bool,
+    ) -> Result<()> {
+        let work = &upper.work;
+        if opaque_dir {
+            let made = dirfd::open_dir(work, temporary)?;
+            dirfd::set_xattr_fd(made, self.xattrs.opaque, b"y", XattrFlags::empty())?;
+        }
+        match below {
+            Below::Whiteout if opaque_dir => {
+                // A directory cannot be renamed over the device node that a whiteout is.
+                rustix::fs::renameat_with(work, temporary, dir, name, RenameFlags::EXCHANGE)?;
+                work.discard(temporary);
+            }
+            Below::Whiteout => rustix::fs::renameat(work, temporary, dir, name)?,
+            Below::Nothing | Below::Lower => {
+                let flags = RenameFlags::NOREPLACE;
+                rustix::fs::renameat_with(work, temporary, dir, name, flags)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn make_in_work(
+        &self,
+        upper: &Upper,
+        dir: &OwnedFd,
+        new: &NewEntry<'_>,
+        what: What<'_>,
+    ) -> Result<(Name, Option<OwnedFd>)> {
+        let work = &upper.work;
+        let name = work.fresh();
+        let acl = match what {
+            What::Symlink(_) => None,
+            What::File | What::Directory | What::Node(..) => dirfd::get_xattr_fd(dir, DEFAULT_ACL)?,
+        };
+        let made = match acl {
+            None => make_node(work, &name, new.mode & !new.umask, what),
+            Some(acl) => {
+                // The kernel knows best how an ACL is inherited: let it happen in a directory
+                // with the parent's default ACL.
+                let nursery = work.fresh();
+                rustix::fs::mkdirat(work, &*nursery, Mode::RWXU)?;
+                let made = dirfd::open_dir(work, &nursery)
+                    .map_err(Error::from)
+                    .and_then(|inside| {
+                        dirfd::set_xattr_fd(&inside, DEFAULT_ACL, &acl, XattrFlags::empty())?;
+                        let file = make_node(&inside, &name, new.mode, what)?;
+                        rustix::fs::renameat(inside, &*name, work, &*name)?;
+                        Ok(file)
+                    });
+                work.discard(&nursery);
+                made
+            }
+        };
+        let finished = made.and_then(|file| {
+            self.give(upper, &name, dir, new, what)?;
+            Ok((name.clone(), file))
+        });
+        if finished.is_err() {
+            work.discard(&name);
+        }
+        finished
+    }
+
+    /// Sets owner and mode of what has just been made.
+    fn give(
+        &self,
+        upper: &Upper,
+        name: &[u8],
+        dir: &OwnedFd,
+        new: &NewEntry<'_>,
+        what: What<'_>,
+    ) -> Result<()> {
+        let made = dirfd::open_path(&upper.work, name)?;
+        let parent = rustix::fs::fstat(dir)?;
+        let inherits = parent.st_mode as u32 & S_ISGID != 0;
+        let gid = if inherits {
+            parent.st_gid
+        } else {
+            new.caller.gid
+        };
+        dirfd::chown_fd(&made, Some(new.caller.uid), Some(gid))?;
+        if matches!(what, What::Symlink(_)) {
+            return Ok(());
+        }
+        let has_acl = dirfd::get_xattr_fd(dir, DEFAULT_ACL)?.is_some();
+        let permissions = if has_acl {
+            // As the ACL made it; a change would be one of its mask.
+            rustix::fs::fstat(&made)?.st_mode as u32 & 0o777
+        } else {
+            new.mode & !new.umask & 0o777
+        };
+        // After the change of owner, which clears the set-ID bits.
+        let mut special = new.mode & 0o7000;
+        if inherits && matches!(what, What::Directory) {
+            special |= S_ISGID;
+        }
+        Ok(dirfd::chmod_fd(&made, permissions | special)?)
+    }
+
+    /// Opens a new regular file, or the one that is there unless `exclusive`.
+    pub fn create(&self, new: &NewEntry<'_>, flags: OFlags) -> Result<(Entry, u64)> {
+        let made = {
+            let _tree = self.tree.write();
+            self.make_locked(new, What::File)
+        };
+        let entry = match made {
+            Ok((entry, file)) => {
+                let node = entry.node.node();
+                let counted = {
+                    self.nodes.table.lock().acquire(node.ino);
+                    NodeRef::adopt(node.clone(), &self.nodes)
+                };
+                let handle = self.adopt_new_file(counted, file, flags)?;
+                return Ok((entry, handle));
+            }
+            // Another mount of the same name space cannot be, but two requests can.
+            Err(Error::Exists) if !flags.contains(OFlags::EXCL) => {
+                self.lookup(new.parent, new.name)?
+            }
+            Err(e) => return Err(e),
+        };
+        let handle = self.open(entry.node.ino, flags, new.caller)?;
+        Ok((entry, handle))
+    }
+}
+
+fn make_node(
+    dir: impl std::os::fd::AsFd,
+    name: &[u8],
+    mode: u32,
+    what: What<'_>,
+) -> Result<Option<OwnedFd>> {
+    let bits = Mode::from_raw_mode(mode & 0o777);
+    match what {
+        What::File => {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(dir, name, flags | OFlags::NOFOLLOW, bits)?;
+            Ok(Some(file))
+        }
+        What::Directory => {
+            rustix::fs::mkdirat(dir, name, bits)?;
+            Ok(None)
+        }
+        What::Symlink(target) => {
+            rustix::fs::symlinkat(target, dir, name)?;
+            Ok(None)
+        }
+        What::Node(kind, rdev) => {
+            rustix::fs::mknodat(dir, name, kind.file_type(), bits, u64::from(rdev))?;
+            Ok(None)
+        }
+    }
+}

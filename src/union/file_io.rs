@@ -1,0 +1,255 @@
+//! Open files: reading, writing and all that goes by a handle.
+//!
+//! The handles of a node share its descriptors, so they all see one file: after a copy-up the next
+//! read of every handle, even one that was opened read-only before it, goes to the copy.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
+use rustix::io::Errno;
+
+use super::attr::{Caller, Kind};
+use super::copy_data::write_all;
+use super::copy_up::Content;
+use super::error::{Error, Result};
+use super::fs::Union;
+use super::node::{Node, NodeRef, Place};
+use crate::sys::dirfd;
+
+impl Union {
+    /// Opens a regular file; for writing, it is copied up. Gives the handle.
+    pub fn open(&self, ino: u64, flags: OFlags, caller: Caller) -> Result<u64> {
+        let node = self.node(ino)?;
+        match node.kind {
+            Kind::File => {}
+            Kind::Directory => return Err(Error::IsADirectory),
+            // The kernel serves the others itself.
+            _ => return Err(Error::Sys(Errno::NXIO)),
+        }
+        let writes = flags.intersects(OFlags::WRONLY | OFlags::RDWR);
+        let truncates = flags.contains(OFlags::TRUNC);
+        if writes || truncates {
+            let content = if truncates {
+                Content::None
+            } else {
+                Content::All
+            };
+            self.copy_up(&node, content)?;
+        }
+        let tree = self.tree.read();
+        {
+            // The descriptor first: nothing to take back if it cannot be had.
+            let mut files = node.files.lock();
+            files.opens += 1;
+            let opened = self.open_data(&node, &mut files, writes || truncates);
+            if let Err(e) = opened {
+                files.opens -= 1;
+                return Err(e);
+            }
+        }
+        let counted = {
+            self.nodes.table.lock().acquire(node.ino);
+            NodeRef::adopt(node.clone(), &self.nodes)
+        };
+        let handle = self.handles.add_file(counted, wants_sync(flags));
+        drop(tree);
+        if truncates && let Err(e) = self.truncate_at_open(&node, caller) {
+            self.release(handle)?;
+            return Err(e);
+        }
+        Ok(handle)
+    }
+
+    /// The kernel leaves O_TRUNC to us, and with it what a truncation does to the set-ID bits and
+    /// capabilities.
+    fn truncate_at_open(&self, node: &Arc<Node>, caller: Caller) -> Result<()> {
+        let _tree = self.tree.read();
+        let file = self.data_fd(node, true)?;
+        rustix::fs::ftruncate(&*file, 0)?;
+        let mode = rustix::fs::fstat(&*file)?.st_mode as u32;
+        let kept = mode & !0o4000 & if mode & 0o010 != 0 { !0o2000 } else { !0 };
+        // Root keeps them (CAP_FSETID), as elsewhere.
+        if caller.uid != 0 && kept != mode {
+            dirfd::chmod_fd(&*file, kept)?;
+        }
+        match dirfd::remove_xattr_fd(&*file, b"security.capability") {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// A handle for a file that has just been made and is open already.
+    pub(super) fn adopt_new_file(
+        &self,
+        node: NodeRef,
+        file: Option<OwnedFd>,
+        flags: OFlags,
+    ) -> Result<u64> {
+        {
+            let mut files = node.files.lock();
+            files.opens += 1;
+            if files.write.is_none() {
+                files.write = file.map(Arc::new);
+            }
+        }
+        Ok(self.handles.add_file(node, wants_sync(flags)))
+    }
+
+    /// Makes sure that a descriptor of a node's data is open. Needs the tree lock.
+    fn open_data(
+        &self,
+        node: &Arc<Node>,
+        files: &mut super::node::OpenFiles,
+        write: bool,
+    ) -> Result<Arc<OwnedFd>> {
+        if let Some(file) = &files.write {
+            return Ok(file.clone());
+        }
+        if let (false, Some(file)) = (write, &files.read) {
+            return Ok(file.clone());
+        }
+        let location = self.path_fd(node)?;
+        if write {
+            let file = Arc::new(dirfd::reopen(&*location, OFlags::RDWR)?);
+            files.write = Some(file.clone());
+            files.read = None;
+            return Ok(file);
+        }
+        // The access times of layers are left alone.
+        let file = match node.place() {
+            Place::Lower(_) => dirfd::reopen_noatime(&*location, OFlags::RDONLY)?,
+            Place::Upper | Place::Held(_) | Place::Dir(_) => {
+                dirfd::reopen(&*location, OFlags::RDONLY)?
+            }
+        };
+        let file = Arc::new(file);
+        files.read = Some(file.clone());
+        Ok(file)
+    }
+
+    /// A descriptor of a node's data, kept only if a handle is open. Needs the tree lock.
+    pub(super) fn data_fd(&self, node: &Arc<Node>, write: bool) -> Result<Arc<OwnedFd>> {
+        let mut files = node.files.lock();
+        let file = self.open_data(node, &mut files, write)?;
+        if files.opens == 0 {
+            files.read = None;
+            files.write = None;
+        }
+        Ok(file)
+    }
+
+    /// The descriptor that a handle reads from now.
+    fn readable(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>> {
+        {
+            let files = node.files.lock();
+            if let Some(file) = files.write.as_ref().or(files.read.as_ref()) {
+                return Ok(file.clone());
+            }
+        }
+        // After a copy-up by attributes alone, the handles' descriptor was given up.
+        let _tree = self.tree.read();
+        self.data_fd(node, false)
+    }
+
+    /// The descriptor that a handle writes to.
+    fn writable_file(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>> {
+        if let Some(file) = &node.files.lock().write {
+            return Ok(file.clone());
+        }
+        self.copy_up(node, Content::All)?;
+        let _tree = self.tree.read();
+        self.data_fd(node, true)
+    }
+
+    /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
+    pub fn read(&self, handle: u64, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let handle = self.handles.file(handle)?;
+        let file = self.readable(handle.node.node())?;
+        let mut done = 0;
+        while done < buffer.len() {
+            match rustix::io::pread(&*file, &mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Writes all of `data`. `delayed` says that it comes from a mapped page and that the kernel
+    /// has not noted the change of the modification time.
+    pub fn write(&self, handle: u64, offset: u64, data: &[u8], delayed: bool) -> Result<()> {
+        let handle = self.handles.file(handle)?;
+        let file = self.writable_file(handle.node.node())?;
+        write_all(&*file, data, offset)?;
+        if handle.sync {
+            rustix::fs::fsync(&*file)?;
+        }
+        if delayed {
+            self.stale(handle.node.ino);
+        }
+        Ok(())
+    }
+
+    /// Closes a handle.
+    pub fn release(&self, handle: u64) -> Result<()> {
+        let handle = self.handles.remove_file(handle)?;
+        let mut files = handle.node.files.lock();
+        files.opens = files.opens.saturating_sub(1);
+        let unused = (files.opens == 0).then(|| (files.read.take(), files.write.take()));
+        drop(files);
+        // Closed without the lock.
+        drop(unused);
+        Ok(())
+    }
+
+    /// Waits until a file's data, and its metadata unless `data_only`, is on disk.
+    pub fn fsync(&self, handle: u64, data_only: bool) -> Result<()> {
+        let handle = self.handles.file(handle)?;
+        let file = self.readable(handle.node.node())?;
+        let synced = if data_only {
+            rustix::fs::fdatasync(&*file)
+        } else {
+            rustix::fs::fsync(&*file)
+        };
+        Ok(synced?)
+    }
+
+    /// `fallocate` with the kernel's mode bits.
+    pub fn fallocate(&self, handle: u64, offset: u64, len: u64, mode: u32) -> Result<()> {
+        let handle = self.handles.file(handle)?;
+        let file = self.writable_file(handle.node.node())?;
+        let mode = FallocateFlags::from_bits_retain(mode);
+        Ok(rustix::fs::fallocate(&*file, mode, offset, len)?)
+    }
+
+    /// `lseek` for data (`hole` false) or a hole.
+    pub fn seek(&self, handle: u64, offset: u64, hole: bool) -> Result<u64> {
+        let handle = self.handles.file(handle)?;
+        let file = self.readable(handle.node.node())?;
+        let whence = if hole {
+            SeekFrom::Hole(offset)
+        } else {
+            SeekFrom::Data(offset)
+        };
+        Ok(rustix::fs::seek(&*file, whence)?)
+    }
+
+    /// Copies between two open files; may copy less than asked.
+    pub fn copy_file_range(&self, from: (u64, u64), to: (u64, u64), len: usize) -> Result<usize> {
+        let source = self.handles.file(from.0)?;
+        let target = self.handles.file(to.0)?;
+        let source = self.readable(source.node.node())?;
+        let target = self.writable_file(target.node.node())?;
+        let (mut from, mut to) = (from.1, to.1);
+        let copied =
+            rustix::fs::copy_file_range(&*source, Some(&mut from), &*target, Some(&mut to), len)?;
+        Ok(copied)
+    }
+}
+
+fn wants_sync(flags: OFlags) -> bool {
+    flags.intersects(OFlags::SYNC | OFlags::DSYNC)
+}

@@ -1,0 +1,279 @@
+//! The union itself: its parts, its start, and what all operations share.
+//!
+//! Each operation is a method in the file of its name. Operations take the numbers and names that
+//! the kernel passes and give plain values; none knows FUSE. See `union` for the locks.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+
+use parking_lot::{Mutex, RwLock};
+use rustix::fs::{Stat, XattrFlags};
+use rustix::io::Errno;
+
+use super::attr::{Attr, Kind};
+use super::error::{Error, Result};
+use super::fd_cache::FdCache;
+use super::handles::Handles;
+use super::hard_links::HardLinks;
+use super::inode_table::{Ino, InodeTable, ROOT};
+use super::layers::{Layers, LowerDir, LowerPath, Options, PrivateXattrs};
+use super::node::{DirPlace, DirUpper, Node, NodeRef, Nodes, Place};
+use super::work::Work;
+use crate::sys::dirfd;
+
+/// A union of layers, not mounted anywhere.
+#[derive(Debug)]
+pub struct Union {
+    pub(super) lower_fds: Vec<Arc<OwnedFd>>,
+    pub(super) lower_roots: Arc<[Arc<LowerDir>]>,
+    pub(super) upper: Option<Upper>,
+    pub(super) options: Options,
+    pub(super) xattrs: PrivateXattrs,
+    pub(super) tree: RwLock<()>,
+    pub(super) nodes: Arc<Nodes>,
+    pub(super) handles: Handles,
+    pub(super) hard_links: HardLinks,
+    next_id: AtomicU64,
+    stale: Mutex<Option<Sender<Ino>>>,
+}
+
+/// Where changes go.
+#[derive(Debug)]
+pub(super) struct Upper {
+    pub(super) root: Arc<OwnedFd>,
+    pub(super) work: Work,
+}
+
+/// A node with what `stat` shows of it.
+#[derive(Debug)]
+pub struct Entry {
+    /// The node; counted until dropped or left to the kernel.
+    pub node: NodeRef,
+    /// Its attributes.
+    pub attr: Attr,
+}
+
+impl Union {
+    /// Makes a union of open directories, and empties `work`. Raises the soft limit of open files
+    /// to the hard one, for the whole process.
+    ///
+    /// # Errors
+    /// `InvalidInput` without any directory, with `upper` but no `work` or more than 65,000 layers;
+    /// `CrossesDevices` when `work` is not on `upper`'s file system; what the system calls on `work`
+    /// and `upper` return.
+    pub fn new(layers: Layers, options: Options) -> io::Result<Union> {
+        let invalid = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, why);
+        if layers.lowers.is_empty() && layers.upper.is_none() {
+            return Err(invalid("a union needs at least one directory"));
+        }
+        if layers.lowers.len() > 65_000 {
+            return Err(invalid("too many layers"));
+        }
+        let upper = match (layers.upper, layers.work) {
+            (None, _) => None,
+            (Some(_), None) => return Err(invalid("an upper directory needs a work directory")),
+            (Some(upper), Some(work)) => {
+                let (u, w) = (rustix::fs::fstat(&upper)?, rustix::fs::fstat(&work)?);
+                if u.st_dev != w.st_dev {
+                    let why = "the work directory is not on the upper directory's file system";
+                    return Err(io::Error::new(io::ErrorKind::CrossesDevices, why));
+                }
+                Some(Upper {
+                    root: Arc::new(upper),
+                    work: Work::new(work)?,
+                })
+            }
+        };
+        let xattrs = choose_xattrs(upper.as_ref())?;
+        let next_id = AtomicU64::new(1);
+        let id = || next_id.fetch_add(1, Ordering::Relaxed);
+        let lower_roots: Arc<[Arc<LowerDir>]> = (0..layers.lowers.len())
+            .map(|layer| LowerDir::root(id(), layer as u32))
+            .collect();
+        let root = Node::new(
+            id(),
+            ROOT,
+            Kind::Directory,
+            Place::Dir(DirPlace {
+                upper: if upper.is_some() {
+                    DirUpper::Present
+                } else {
+                    DirUpper::Absent
+                },
+                lowers: lower_roots.clone(),
+                lower_path: LowerPath::default(),
+            }),
+        );
+        let nodes = Nodes {
+            table: Mutex::new(InodeTable::new(Arc::new(root))),
+            fds: FdCache::new(descriptors_to_cache()),
+        };
+        let mut union = Union {
+            lower_fds: layers.lowers.into_iter().map(Arc::new).collect(),
+            lower_roots,
+            upper,
+            options,
+            xattrs,
+            tree: RwLock::new(()),
+            nodes: Arc::new(nodes),
+            handles: Handles::default(),
+            hard_links: HardLinks::default(),
+            next_id,
+            stale: Mutex::new(None),
+        };
+        union.stop_at_opaque_roots()?;
+        Ok(union)
+    }
+
+    /// An opaque root hides the layers below it (a layer's tar may have the marker at its root).
+    fn stop_at_opaque_roots(&mut self) -> Result<()> {
+        let upper = self.upper.as_ref().map(|u| u.root.clone());
+        let upper_is_opaque = match upper {
+            Some(fd) => self.is_opaque_fd(&*fd)?,
+            None => false,
+        };
+        let mut shown = 0;
+        while !upper_is_opaque && shown < self.lower_fds.len() {
+            shown += 1;
+            if self.is_opaque_fd(&*self.lower_fds[shown - 1])? {
+                break;
+            }
+        }
+        self.lower_roots = self.lower_roots.iter().take(shown).cloned().collect();
+        let root = self.node(ROOT)?;
+        if let Place::Dir(dir) = &mut root.state.lock().place {
+            dir.lowers = self.lower_roots.clone();
+        }
+        Ok(())
+    }
+
+    fn is_opaque_fd(&self, fd: impl AsFd) -> Result<bool> {
+        Ok(dirfd::get_xattr_fd(fd, self.xattrs.opaque)?.is_some_and(|value| value == b"y"))
+    }
+
+    /// Whether the view takes no changes.
+    pub fn is_read_only(&self) -> bool {
+        self.upper.is_none()
+    }
+
+    /// Has the numbers of nodes sent whose attributes change without the kernel asking for it: by
+    /// a copy-up, or by the delayed write of a mapped page. A mount tells the kernel to ask again.
+    pub fn notify_stale(&self, sender: Sender<u64>) {
+        *self.stale.lock() = Some(sender);
+    }
+
+    /// The attributes of this node are not what they were when the kernel last asked.
+    pub(super) fn stale(&self, ino: Ino) {
+        if let Some(sender) = &*self.stale.lock()
+            && sender.send(ino).is_err()
+        {
+            tracing::debug!("the view has ended: nobody to tell that {ino} has changed");
+        }
+    }
+
+    /// Gives back `count` lookups of a node.
+    pub fn forget(&self, ino: u64, count: u64) {
+        if ino != ROOT {
+            self.nodes.release(ino, count);
+        }
+    }
+
+    pub(super) fn new_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The node of a number that the kernel holds.
+    pub(super) fn node(&self, ino: Ino) -> Result<Arc<Node>> {
+        self.nodes
+            .table
+            .lock()
+            .get(ino)
+            .cloned()
+            .ok_or(Error::Stale)
+    }
+
+    /// Where changes go, or `EROFS`.
+    pub(super) fn writable(&self) -> Result<&Upper> {
+        self.upper.as_ref().ok_or(Error::ReadOnly)
+    }
+
+    /// What `stat` shows of a node whose `stat` on disk is known.
+    pub(super) fn attr_from(&self, node: &Node, stat: &Stat) -> Attr {
+        let mut attr = Attr::new(node.ino, stat);
+        let state = node.state.lock();
+        if let Place::Dir(dir) = &state.place
+            && !dir.lowers.is_empty()
+        {
+            // Nobody has counted the merged subdirectories. And it must not change when the
+            // directory is copied up.
+            attr.nlink = 1;
+        }
+        // Of a layer's file, and of a directory on file systems that keep it at 2 or 1.
+        if state.gone && !matches!(state.place, Place::Held(_)) {
+            attr.nlink = 0;
+        }
+        attr
+    }
+}
+
+/// Which namespace the union's own extended attributes are in: `trusted` if this process may use it.
+fn choose_xattrs(upper: Option<&Upper>) -> Result<PrivateXattrs> {
+    let Some(upper) = upper else {
+        return Ok(if sees_trusted() {
+            PrivateXattrs::TRUSTED
+        } else {
+            PrivateXattrs::USER
+        });
+    };
+    let probe = b"trusted.layerctl.probe";
+    match dirfd::set_xattr_fd(&upper.work, probe, b"y", XattrFlags::empty()) {
+        Ok(()) => {
+            dirfd::remove_xattr_fd(&upper.work, probe)?;
+            Ok(PrivateXattrs::TRUSTED)
+        }
+        Err(Errno::PERM) => Ok(PrivateXattrs::USER),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Whether the kernel shows this process `trusted` attributes: it needs CAP_SYS_ADMIN outside of
+/// any user namespace, and without it they just seem not to be there.
+fn sees_trusted() -> bool {
+    const CAP_SYS_ADMIN: u32 = 21;
+    let first_line_is_whole_range = std::fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
+    let capabilities = std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| {
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("CapEff:"))?;
+            u64::from_str_radix(line.trim(), 16).ok()
+        });
+    first_line_is_whole_range && capabilities.is_some_and(|caps| caps & (1 << CAP_SYS_ADMIN) != 0)
+}
+
+/// How many directory descriptors may stay open: a part of what the process may open, which is
+/// raised to the hard limit first.
+fn descriptors_to_cache() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    let allowed = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(e) => {
+            tracing::debug!("cannot raise the limit of open files: {e}");
+            limit.current
+        }
+    };
+    let allowed = allowed
+        .and_then(|n| usize::try_from(n).ok())
+        .unwrap_or(1 << 20);
+    (allowed / 4).clamp(16, 4096)
+}

@@ -1,0 +1,706 @@
+//! The FUSE protocol's skin: each method converts, calls the union, replies.
+//!
+//! It owns what is the protocol's alone: lifetimes of the kernel's caches, flags, and the counting
+//! of lookups that a reply hands to the kernel. No decision about files is made here.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem,
+    FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use rustix::fs::OFlags;
+
+use super::attr::{Attr, Caller, Kind, SetAttr, SetTime, Time};
+use super::create::{NewEntry, What};
+use super::error::{Error, Result};
+use super::fs::{Entry, Union};
+use super::rename::RenameHow;
+use super::xattr::XattrSet;
+
+/// How long the kernel may believe what it was told: the view is the only way in, and what changes
+/// on its own is reported (`Union::notify_stale`).
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+const GENERATION: Generation = Generation(0);
+/// The largest write in one request; also what a thread keeps in its cache while it handles it.
+const MAX_WRITE: u32 = 1 << 20;
+const XATTR_CREATE: i32 = 1;
+const XATTR_REPLACE: i32 = 2;
+const SEEK_DATA: i32 = 3;
+const SEEK_HOLE: i32 = 4;
+
+/// A union that answers FUSE requests.
+#[derive(Debug)]
+pub(super) struct Adapter {
+    union: Union,
+}
+
+impl Adapter {
+    pub(super) fn new(union: Union) -> Adapter {
+        Adapter { union }
+    }
+
+    fn reply_entry(&self, reply: ReplyEntry, entry: Result<Entry>) {
+        match entry {
+            Ok(Entry { node, attr }) => {
+                // Counted before the kernel can know of it, and so before it can forget it.
+                node.leave_to_kernel();
+                reply.entry(&FOREVER, &file_attr(&attr), GENERATION);
+            }
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+}
+
+fn errno(error: Error) -> Errno {
+    Errno::from_i32(error.errno())
+}
+
+fn reply_empty(reply: ReplyEmpty, done: Result<()>) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(e) => reply.error(errno(e)),
+    }
+}
+
+fn reply_xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>>) {
+    match value {
+        Ok(value) if size == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
+        Ok(value) if value.len() <= size as usize => reply.data(&value),
+        Ok(_) => reply.error(errno(Error::TooSmall)),
+        Err(e) => reply.error(errno(e)),
+    }
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller {
+        uid: request.uid(),
+        gid: request.gid(),
+    }
+}
+
+fn open_flags(flags: i32) -> OFlags {
+    OFlags::from_bits_retain(flags as _)
+}
+
+fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::File => FileType::RegularFile,
+        Kind::Directory => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Fifo => FileType::NamedPipe,
+        Kind::Socket => FileType::Socket,
+        Kind::CharDevice => FileType::CharDevice,
+        Kind::BlockDevice => FileType::BlockDevice,
+    }
+}
+
+fn system_time(time: Time) -> SystemTime {
+    let nanos = Duration::from_nanos(u64::from(time.nanos));
+    match u64::try_from(time.secs) {
+        Ok(secs) => UNIX_EPOCH + Duration::from_secs(secs) + nanos,
+        Err(_) => UNIX_EPOCH - Duration::from_secs(time.secs.unsigned_abs()) + nanos,
+    }
+}
+
+/// fuser gives a time before 1970 as the epoch minus the seconds minus the nanoseconds, though the
+/// protocol's nanoseconds count forward.
+fn time(time: SystemTime) -> Time {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => Time {
+            secs: after.as_secs() as i64,
+            nanos: after.subsec_nanos(),
+        },
+        Err(before) => {
+            let before = before.duration();
+            Time {
+                secs: -(before.as_secs() as i64),
+                nanos: before.subsec_nanos(),
+            }
+        }
+    }
+}
+
+fn set_time(to: TimeOrNow) -> SetTime {
+    match to {
+        TimeOrNow::Now => SetTime::Now,
+        TimeOrNow::SpecificTime(at) => SetTime::At(time(at)),
+    }
+}
+
+fn file_attr(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.ino),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: system_time(attr.atime),
+        mtime: system_time(attr.mtime),
+        ctime: system_time(attr.ctime),
+        crtime: UNIX_EPOCH,
+        kind: file_type(attr.kind),
+        perm: attr.mode as u16,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: attr.rdev,
+        blksize: attr.blksize,
+        flags: 0,
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let wanted = [
+            // Truncation at open copies no data up.
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            // Default ACLs replace the umask: both have to be known here.
+            InitFlags::FUSE_DONT_MASK,
+            InitFlags::FUSE_POSIX_ACL,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            // Listings with the true numbers, and without a lookup for each entry.
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_ASYNC_DIO,
+        ];
+        for flag in wanted {
+            if let Err(missing) = config.add_capabilities(flag) {
+                tracing::debug!("the kernel does not offer {missing:?}");
+            }
+        }
+        if let Err(nearest) = config.set_max_write(MAX_WRITE) {
+            tracing::debug!("largest write {nearest}");
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.union.lookup(parent.0, name.as_bytes()) {
+            // Number 0: there is no such name, and that is to be remembered.
+            Err(Error::NotFound) => reply.entry(&FOREVER, &NOTHING, GENERATION),
+            entry => self.reply_entry(reply, entry),
+        }
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
+        self.union.forget(ino.0, count);
+    }
+
+    fn getattr(&self, _r: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        match self.union.getattr(ino.0) {
+            Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttr {
+            mode: mode.map(|mode| mode & 0o7777),
+            uid,
+            gid,
+            size,
+            atime: atime.map(set_time),
+            mtime: mtime.map(set_time),
+        };
+        match self.union.setattr(ino.0, &set) {
+            Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.union.readlink(ino.0) {
+            Ok(target) => reply.data(&target),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let what = match Kind::from_mode(mode) {
+            Kind::File => What::File,
+            kind => What::Node(kind, rdev),
+        };
+        let new = new_entry(request, parent, name, mode, umask);
+        self.reply_entry(reply, self.union.make(&new, what));
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let new = new_entry(request, parent, name, mode, umask);
+        self.reply_entry(reply, self.union.make(&new, What::Directory));
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, self.union.unlink(parent.0, name.as_bytes()));
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, self.union.rmdir(parent.0, name.as_bytes()));
+    }
+
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let new = new_entry(request, parent, name, 0o777, 0);
+        let what = What::Symlink(target.as_os_str().as_bytes());
+        self.reply_entry(reply, self.union.make(&new, what));
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let how = if flags.is_empty() {
+            RenameHow::Replace
+        } else if flags == RenameFlags::RENAME_NOREPLACE {
+            RenameHow::NoReplace
+        } else if flags == RenameFlags::RENAME_EXCHANGE {
+            RenameHow::Exchange
+        } else {
+            // RENAME_WHITEOUT: a view shows no whiteouts, so it cannot leave one either.
+            return reply.error(errno(Error::Invalid));
+        };
+        let (name, new_name) = (name.as_bytes(), new_name.as_bytes());
+        reply_empty(
+            reply,
+            self.union
+                .rename(parent.0, name, new_parent.0, new_name, how),
+        );
+    }
+
+    fn link(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        self.reply_entry(
+            reply,
+            self.union.link(ino.0, new_parent.0, new_name.as_bytes()),
+        );
+    }
+
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        match self.union.open(ino.0, open_flags(flags.0), caller(request)) {
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let new = new_entry(request, parent, name, mode, umask);
+        match self.union.create(&new, open_flags(flags)) {
+            Ok((Entry { node, attr }, handle)) => {
+                node.leave_to_kernel();
+                let flags = FopenFlags::FOPEN_KEEP_CACHE;
+                let attr = file_attr(&attr);
+                reply.created(&FOREVER, &attr, GENERATION, FileHandle(handle), flags);
+            }
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let mut buffer = vec![0; size as usize];
+        match self.union.read(fh.0, offset, &mut buffer) {
+            Ok(len) => reply.data(&buffer[..len]),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let delayed = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        match self.union.write(fh.0, offset, data, delayed) {
+            // No request is larger than MAX_WRITE.
+            Ok(()) => reply.written(data.len() as u32),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn flush(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        // Nothing is held back here, and locks are the kernel's.
+        reply.ok();
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply_empty(reply, self.union.release(fh.0));
+    }
+
+    fn fsync(&self, _r: &Request, _i: INodeNo, fh: FileHandle, data: bool, reply: ReplyEmpty) {
+        reply_empty(reply, self.union.fsync(fh.0, data));
+    }
+
+    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.union.opendir(ino.0) {
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let listing = match self.union.listing(fh.0, offset == 0) {
+            Ok(listing) => listing,
+            Err(e) => return reply.error(errno(e)),
+        };
+        let from = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (at, item) in listing.iter().enumerate().skip(from) {
+            let ino = match self.number(fh, item) {
+                Ok(Some(ino)) => ino,
+                Ok(None) => continue,
+                Err(e) if at == from => return reply.error(errno(e)),
+                Err(_) => break,
+            };
+            let name = OsStr::from_bytes(&item.name);
+            if reply.add(INodeNo(ino), at as u64 + 1, file_type(item.kind), name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let listing = match self.union.listing(fh.0, offset == 0) {
+            Ok(listing) => listing,
+            Err(e) => return reply.error(errno(e)),
+        };
+        let from = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (at, item) in listing.iter().enumerate().skip(from) {
+            let next = at as u64 + 1;
+            let name = OsStr::from_bytes(&item.name);
+            if item.ino != 0 {
+                // "." and "..": the kernel takes no count for them, only number and type.
+                let attr = FileAttr {
+                    ino: INodeNo(item.ino),
+                    ..DOT
+                };
+                if reply.add(
+                    INodeNo(item.ino),
+                    next,
+                    name,
+                    &Duration::ZERO,
+                    &attr,
+                    GENERATION,
+                ) {
+                    break;
+                }
+                continue;
+            }
+            let Entry { node, attr } = match self.union.listed(fh.0, item) {
+                Ok(Some(entry)) => entry,
+                Ok(None) => continue,
+                // An error is told when it is the first to be told, else at the next request.
+                Err(e) if at == from => return reply.error(errno(e)),
+                Err(_) => break,
+            };
+            let attr = file_attr(&attr);
+            if reply.add(attr.ino, next, name, &FOREVER, &attr, GENERATION) {
+                break;
+            }
+            node.leave_to_kernel();
+        }
+        reply.ok();
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        reply_empty(reply, self.union.releasedir(fh.0));
+    }
+
+    fn fsyncdir(&self, _r: &Request, _i: INodeNo, fh: FileHandle, _data: bool, reply: ReplyEmpty) {
+        reply_empty(reply, self.union.fsyncdir(fh.0));
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        match self.union.statfs() {
+            Ok(fs) => reply.statfs(
+                fs.f_blocks,
+                fs.f_bfree,
+                fs.f_bavail,
+                fs.f_files,
+                fs.f_ffree,
+                fs.f_bsize as u32,
+                fs.f_namemax as u32,
+                fs.f_frsize as u32,
+            ),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let how = match flags {
+            XATTR_CREATE => XattrSet::Create,
+            XATTR_REPLACE => XattrSet::Replace,
+            _ => XattrSet::CreateOrReplace,
+        };
+        reply_empty(
+            reply,
+            self.union.setxattr(ino.0, name.as_bytes(), value, how),
+        );
+    }
+
+    fn getxattr(&self, _r: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        reply_xattr(reply, size, self.union.getxattr(ino.0, name.as_bytes()));
+    }
+
+    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        reply_xattr(reply, size, self.union.listxattr(ino.0));
+    }
+
+    fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, self.union.removexattr(ino.0, name.as_bytes()));
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        reply_empty(
+            reply,
+            self.union.fallocate(fh.0, offset, length, mode as u32),
+        );
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let found = match (u64::try_from(offset), whence) {
+            (Ok(offset), SEEK_DATA) => self.union.seek(fh.0, offset, false),
+            (Ok(offset), SEEK_HOLE) => self.union.seek(fh.0, offset, true),
+            // The kernel knows the others itself.
+            _ => Err(Error::Invalid),
+        };
+        match found {
+            Ok(at) => reply.offset(at as i64),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        _ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        _ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        // The reply has 32 bits; copying less than asked is allowed.
+        let len = usize::try_from(len).unwrap_or(usize::MAX).min(1 << 30);
+        match self
+            .union
+            .copy_file_range((fh_in.0, offset_in), (fh_out.0, offset_out), len)
+        {
+            Ok(copied) => reply.written(copied as u32),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+}
+
+impl Adapter {
+    /// The number of an entry of a listing.
+    fn number(&self, fh: FileHandle, item: &super::directory::DirItem) -> Result<Option<u64>> {
+        if item.ino != 0 {
+            return Ok(Some(item.ino));
+        }
+        Ok(self.union.listed(fh.0, item)?.map(|entry| entry.attr.ino))
+    }
+}
+
+fn new_entry<'a>(
+    request: &Request,
+    parent: INodeNo,
+    name: &'a OsStr,
+    mode: u32,
+    umask: u32,
+) -> NewEntry<'a> {
+    let mode = mode & 0o7777;
+    NewEntry {
+        parent: parent.0,
+        name: name.as_bytes(),
+        caller: caller(request),
+        mode,
+        umask,
+    }
+}
+
+/// The attributes of a directory whose number and type alone count.
+const DOT: FileAttr = FileAttr {
+    ino: INodeNo(0),
+    size: 0,
+    blocks: 0,
+    atime: UNIX_EPOCH,
+    mtime: UNIX_EPOCH,
+    ctime: UNIX_EPOCH,
+    crtime: UNIX_EPOCH,
+    kind: FileType::Directory,
+    perm: 0o755,
+    nlink: 1,
+    uid: 0,
+    gid: 0,
+    rdev: 0,
+    blksize: 4096,
+    flags: 0,
+};
+/// The answer that there is nothing.
+const NOTHING: FileAttr = DOT;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_the_epoch() {
+        let at = Time {
+            secs: -2,
+            nanos: 800_000_000,
+        };
+        assert_eq!(system_time(at), UNIX_EPOCH - Duration::from_millis(1200));
+        // As fuser gives (-2 s, 800 ms).
+        let odd = UNIX_EPOCH - Duration::new(2, 800_000_000);
+        assert_eq!(time(odd), at);
+        let later = Time { secs: 7, nanos: 9 };
+        assert_eq!(time(system_time(later)), later);
+    }
+}

@@ -1,0 +1,163 @@
+//! The other names of a layer's file: a copy-up has to give the copy all of them.
+//!
+//! A layer is walked once, when the first of its files with several links is copied up; which of
+//! those names the union shows is then asked of the union. A name below a moved directory is found
+//! through the redirects in the upper directory, which are looked for only if the mark on its root
+//! says that there are any.
+//!
+//! Lock rule: the mutexes here are leaves and not held over a walk; two threads may walk the same
+//! layer at once, with the same result.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::fs::FileType;
+
+use super::error::Result;
+use super::fs::Union;
+use super::inode_table::{Name, ROOT};
+use super::layers::{LowerFile, LowerPath, Redirect, is_dir, parse_redirect};
+use super::node::{Node, NodeRef};
+use crate::sys::dirfd;
+
+/// Where in a layer the files with several links are, by inode number.
+type Links = HashMap<u64, Vec<LowerPath>>;
+/// The moved directories: where each is in the view, and where the layers have it.
+type Redirects = Vec<(Vec<Name>, Vec<Name>)>;
+
+/// What has been found out about hard links.
+#[derive(Debug, Default)]
+pub(super) struct HardLinks {
+    layers: Mutex<HashMap<u32, Arc<Links>>>,
+    redirects: Mutex<Option<Arc<Redirects>>>,
+}
+
+impl HardLinks {
+    /// A directory has been moved or removed: the redirects are elsewhere now.
+    pub(super) fn directories_moved(&self) {
+        *self.redirects.lock() = None;
+    }
+}
+
+impl Union {
+    /// The files with several links of a layer.
+    pub(super) fn links_of_layer(&self, layer: u32) -> Result<Arc<Links>> {
+        if let Some(links) = self.hard_links.layers.lock().get(&layer) {
+            return Ok(links.clone());
+        }
+        let mut links = Links::new();
+        let root = self
+            .lower_roots
+            .iter()
+            .find(|root| root.layer == layer)
+            .cloned();
+        let mut todo: Vec<_> = root
+            .map(|root| (root, LowerPath::default()))
+            .into_iter()
+            .collect();
+        while let Some((dir, path)) = todo.pop() {
+            let fd = self.lower_fd(&dir)?;
+            for entry in dirfd::read_dir(&*fd)? {
+                let stat = match entry.file_type {
+                    FileType::Directory => {
+                        todo.push((
+                            dir.child(self.new_id(), &entry.name),
+                            path.join(&entry.name),
+                        ));
+                        continue;
+                    }
+                    _ => dirfd::stat_at(&*fd, &entry.name)?,
+                };
+                if is_dir(&stat) {
+                    todo.push((
+                        dir.child(self.new_id(), &entry.name),
+                        path.join(&entry.name),
+                    ));
+                } else if stat.st_nlink > 1 {
+                    links
+                        .entry(stat.st_ino)
+                        .or_default()
+                        .push(path.join(&entry.name));
+                }
+            }
+        }
+        let links = Arc::new(links);
+        self.hard_links.layers.lock().insert(layer, links.clone());
+        Ok(links)
+    }
+
+    /// Makes all names known under which the union shows this file of a layer. They stay known as
+    /// long as the result is kept. Needs the tree lock.
+    pub(super) fn find_link_names(
+        &self,
+        node: &Arc<Node>,
+        file: &LowerFile,
+    ) -> Result<Vec<NodeRef>> {
+        let links = self.links_of_layer(file.dir.layer)?;
+        let redirects = self.redirects()?;
+        let mut found = Vec::new();
+        for path in links.get(&file.ino).map_or(&[][..], Vec::as_slice) {
+            let path = path.names();
+            let moved = redirects.iter().filter_map(|(shown, layers)| {
+                let rest = path.strip_prefix(&layers[..])?;
+                Some([shown, rest].concat())
+            });
+            for path in std::iter::once(path.clone()).chain(moved) {
+                found.extend(
+                    self.lookup_path(&path)?
+                        .filter(|other| other.ino == node.ino),
+                );
+            }
+        }
+        Ok(found)
+    }
+
+    /// The directories of the upper directory that have a redirect.
+    fn redirects(&self) -> Result<Arc<Redirects>> {
+        if let Some(redirects) = &*self.hard_links.redirects.lock() {
+            return Ok(redirects.clone());
+        }
+        let mut redirects = Redirects::new();
+        let root = self.writable()?.root.clone();
+        if dirfd::get_xattr_fd(&*root, self.xattrs.redirects)?.is_some() {
+            let mut todo = vec![(root, Vec::<Name>::new(), Vec::<Name>::new())];
+            while let Some((dir, shown, layers)) = todo.pop() {
+                for entry in dirfd::read_dir(&*dir)? {
+                    if entry.file_type != FileType::Directory {
+                        continue;
+                    }
+                    let child = Arc::new(dirfd::open_dir(&*dir, &entry.name)?);
+                    let shown = [&shown[..], &[entry.name.clone()]].concat();
+                    let mut layers = [&layers[..], &[entry.name.clone()]].concat();
+                    if let Some(value) = dirfd::get_xattr_fd(&*child, self.xattrs.redirect)? {
+                        match parse_redirect(&value)? {
+                            Redirect::Absolute(path) => layers = path,
+                            Redirect::Relative(name) => {
+                                layers.pop();
+                                layers.push(name);
+                            }
+                        }
+                        redirects.push((shown.clone(), layers.clone()));
+                    }
+                    todo.push((child, shown, layers));
+                }
+            }
+        }
+        let redirects = Arc::new(redirects);
+        *self.hard_links.redirects.lock() = Some(redirects.clone());
+        Ok(redirects)
+    }
+
+    /// Leaves the mark that there are redirects, before the first is made: a crash in between
+    /// leaves a mark too many, which only costs a walk.
+    pub(super) fn mark_redirects(&self) -> Result<()> {
+        let root = &self.writable()?.root;
+        if dirfd::get_xattr_fd(&**root, self.xattrs.redirects)?.is_none() {
+            let flags = rustix::fs::XattrFlags::empty();
+            dirfd::set_xattr_fd(&**root, self.xattrs.redirects, b"y", flags)?;
+        }
+        debug_assert!(self.node(ROOT).is_ok());
+        Ok(())
+    }
+}

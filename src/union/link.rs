@@ -1,0 +1,73 @@
+//! Making a hard link.
+
+use rustix::fs::AtFlags;
+
+use super::attr::Kind;
+use super::copy_up::Content;
+use super::create::Below;
+use super::error::{Error, Result};
+use super::fs::{Entry, Union};
+use super::lookup::check_name;
+use super::node::NodeRef;
+use crate::sys::dirfd;
+
+impl Union {
+    /// Gives a node one more name.
+    pub fn link(&self, ino: u64, new_parent: u64, new_name: &[u8]) -> Result<Entry> {
+        check_name(new_name)?;
+        let upper = self.writable()?;
+        let node = self.node(ino)?;
+        if node.kind == Kind::Directory {
+            return Err(Error::Sys(rustix::io::Errno::PERM));
+        }
+        self.copy_up(&node, Content::All)?;
+        let _tree = self.tree.write();
+        let parent = self.node(new_parent)?;
+        if parent.is_gone() || node.is_gone() {
+            return Err(Error::NotFound);
+        }
+        if self.lookup_child_opt(&parent, new_name)?.is_some() {
+            return Err(Error::Exists);
+        }
+        self.copy_up_dirs(&parent)?;
+        let dir = self.upper_fd(&parent)?;
+        let below = self.below(&parent, &dir, new_name)?;
+        let location = self.path_fd(&node)?;
+        let source = dirfd::proc_path(&*location);
+        // Through the magic link of the descriptor: right whatever name it has, or none that is
+        // known here.
+        let link = |dir: &dyn std::os::fd::AsFd, name: &[u8]| {
+            let cwd = rustix::fs::CWD;
+            rustix::fs::linkat(
+                cwd,
+                source.as_bytes(),
+                dir.as_fd(),
+                name,
+                AtFlags::SYMLINK_FOLLOW,
+            )
+        };
+        if below == Below::Whiteout {
+            let temporary = upper.work.fresh();
+            link(&upper.work, &temporary)?;
+            let placed = self.place(upper, &temporary, &dir, new_name, below, false);
+            if placed.is_err() {
+                upper.work.discard(&temporary);
+            }
+            placed?;
+        } else {
+            link(&dir, new_name)?;
+        }
+        let counted = {
+            let mut table = self.nodes.table.lock();
+            table.add_name(node.ino, parent.ino, new_name);
+            table.acquire(node.ino);
+            drop(table);
+            NodeRef::adopt(node, &self.nodes)
+        };
+        let attr = self.attr_of(counted.node())?;
+        Ok(Entry {
+            node: counted,
+            attr,
+        })
+    }
+}

@@ -1,0 +1,98 @@
+//! Attributes: getattr, setattr, readlink, statfs.
+
+use rustix::fs::{StatVfs, Timespec, Timestamps};
+
+use super::attr::{Attr, Kind, SetAttr, SetTime};
+use super::copy_up::Content;
+use super::error::{Error, Result};
+use super::fs::Union;
+use super::inode_table::ROOT;
+use crate::sys::dirfd;
+
+impl Union {
+    /// What `stat` shows of a node, be it unlinked.
+    pub fn getattr(&self, ino: u64) -> Result<Attr> {
+        let node = self.node(ino)?;
+        let _tree = self.tree.read();
+        self.attr_of(&node)
+    }
+
+    /// Changes attributes; the copy-up comes first.
+    pub fn setattr(&self, ino: u64, set: &SetAttr) -> Result<Attr> {
+        let node = self.node(ino)?;
+        self.writable()?;
+        if set.size.is_some() {
+            match node.kind {
+                Kind::File => {}
+                Kind::Directory => return Err(Error::IsADirectory),
+                _ => return Err(Error::Invalid),
+            }
+        }
+        // Truncated to nothing: no data to copy.
+        let content = if set.size == Some(0) {
+            Content::None
+        } else {
+            Content::All
+        };
+        self.copy_up(&node, content)?;
+        let _tree = self.tree.read();
+        if let Some(size) = set.size {
+            let file = self.data_fd(&node, true)?;
+            rustix::fs::ftruncate(&*file, size)?;
+        }
+        let fd = self.path_fd(&node)?;
+        if set.uid.is_some() || set.gid.is_some() {
+            dirfd::chown_fd(&*fd, set.uid, set.gid)?;
+        }
+        // After the owner, whose change clears the set-ID bits: the kernel has said which remain.
+        if let Some(mode) = set.mode {
+            if node.kind == Kind::Symlink {
+                return Err(Error::NotSupported);
+            }
+            dirfd::chmod_fd(&*fd, mode)?;
+        }
+        if set.atime.is_some() || set.mtime.is_some() {
+            let times = Timestamps {
+                last_access: timespec(set.atime),
+                last_modification: timespec(set.mtime),
+            };
+            dirfd::set_times_fd(&*fd, &times)?;
+        }
+        self.attr_of(&node)
+    }
+
+    /// The target of a symlink.
+    pub fn readlink(&self, ino: u64) -> Result<Vec<u8>> {
+        let node = self.node(ino)?;
+        if node.kind != Kind::Symlink {
+            return Err(Error::Invalid);
+        }
+        let _tree = self.tree.read();
+        let target = rustix::fs::readlinkat(&*self.path_fd(&node)?, "", Vec::new())?;
+        Ok(target.into_bytes())
+    }
+
+    /// The file system that changes go to, or that the top layer is on.
+    pub fn statfs(&self) -> Result<StatVfs> {
+        let _tree = self.tree.read();
+        let root = self.path_fd(&self.node(ROOT)?)?;
+        Ok(rustix::fs::fstatvfs(&*root)?)
+    }
+}
+
+fn timespec(set: Option<SetTime>) -> Timespec {
+    match set {
+        None => Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_OMIT as _,
+        },
+        Some(SetTime::Now) => Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_NOW as _,
+        },
+        Some(SetTime::At(time)) => Timespec {
+            tv_sec: time.secs,
+            tv_nsec: time.nanos as _,
+        },
+    }
+}

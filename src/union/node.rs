@@ -1,0 +1,209 @@
+//! A node: an inode of the view, and where its bytes are at the moment.
+//!
+//! It does not own names or numbers (`inode_table` does). Lock rules, in the order in which locks
+//! are taken: `Node::copy_up` (at most one node's at a time), then the tree lock of `Union`, then
+//! `Node::files`, then the leaves (`Node::state`, the inode table, the descriptor cache), of which
+//! only one is held at a time and never over a system call.
+
+use std::ops::Deref;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::attr::Kind;
+use super::fd_cache::FdCache;
+use super::inode_table::{Ino, InodeTable};
+use super::layers::{LowerDir, LowerFile, LowerPath};
+
+/// An inode of the view.
+#[derive(Debug)]
+pub struct Node {
+    /// Never reused: the key of the descriptor cache.
+    pub(crate) id: u64,
+    /// Its number in the view.
+    pub(crate) ino: Ino,
+    /// Its type, which never changes.
+    pub(crate) kind: Kind,
+    /// Held while its data is copied up, so that it happens once.
+    pub(crate) copy_up: Mutex<()>,
+    /// The descriptors of its data, shared by all handles.
+    pub(crate) files: Mutex<OpenFiles>,
+    /// Where it is.
+    pub(crate) state: Mutex<State>,
+}
+
+/// What changes about a node.
+#[derive(Debug)]
+pub(crate) struct State {
+    /// Where it is.
+    pub(crate) place: Place,
+    /// Its last name has been removed.
+    pub(crate) gone: bool,
+}
+
+/// Where a node is.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    /// A layer's file, not copied up.
+    Lower(LowerFile),
+    /// In the upper directory, under the names that the inode table knows.
+    Upper,
+    /// In the upper directory's file system, under no name that is known: reached by this `O_PATH`
+    /// descriptor, which also keeps the disk from reusing its number.
+    Held(Arc<OwnedFd>),
+    /// A directory.
+    Dir(DirPlace),
+}
+
+/// What a directory is merged from.
+#[derive(Debug, Clone)]
+pub(crate) struct DirPlace {
+    /// Its part in the upper directory.
+    pub(crate) upper: DirUpper,
+    /// Its parts in the layers, topmost first.
+    pub(crate) lowers: Arc<[Arc<LowerDir>]>,
+    /// Where the lower layers, without the upper one, show it; meaningless without `lowers`.
+    pub(crate) lower_path: LowerPath,
+}
+
+/// A directory's part in the upper directory.
+#[derive(Debug, Clone)]
+pub(crate) enum DirUpper {
+    /// Not copied up.
+    Absent,
+    /// There, under its name.
+    Present,
+    /// Removed, but still used.
+    Removed(Arc<OwnedFd>),
+}
+
+/// The descriptors of a file's data.
+#[derive(Debug, Default)]
+pub(crate) struct OpenFiles {
+    /// How many handles are open.
+    pub(crate) opens: u64,
+    /// Open for reading only.
+    pub(crate) read: Option<Arc<OwnedFd>>,
+    /// Open for reading and writing; then `read` is not used any more.
+    pub(crate) write: Option<Arc<OwnedFd>>,
+}
+
+impl Node {
+    /// A node at that place.
+    pub(crate) fn new(id: u64, ino: Ino, kind: Kind, place: Place) -> Node {
+        Node {
+            id,
+            ino,
+            kind,
+            copy_up: Mutex::new(()),
+            files: Mutex::default(),
+            state: Mutex::new(State { place, gone: false }),
+        }
+    }
+
+    /// A copy of where it is.
+    pub(crate) fn place(&self) -> Place {
+        self.state.lock().place.clone()
+    }
+
+    /// A copy of what it is merged from; `None` if it is no directory.
+    pub(crate) fn dir(&self) -> Option<DirPlace> {
+        match &self.state.lock().place {
+            Place::Dir(dir) => Some(dir.clone()),
+            Place::Lower(_) | Place::Upper | Place::Held(_) => None,
+        }
+    }
+
+    /// Whether its last name has been removed.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.state.lock().gone
+    }
+
+    /// Whether changes to it can be made without a copy-up.
+    pub(crate) fn is_upper(&self) -> bool {
+        match &self.state.lock().place {
+            Place::Lower(_) => false,
+            Place::Upper | Place::Held(_) => true,
+            Place::Dir(dir) => !matches!(dir.upper, DirUpper::Absent),
+        }
+    }
+
+    /// Whether it is a layer's file with more than one link.
+    pub(crate) fn is_lower_hard_link(&self) -> bool {
+        matches!(&self.state.lock().place, Place::Lower(file) if file.nlink > 1)
+    }
+}
+
+/// The table with the cache that a forgotten node's descriptor leaves.
+#[derive(Debug)]
+pub(crate) struct Nodes {
+    /// Numbers, names and identities.
+    pub(crate) table: Mutex<InodeTable<Node>>,
+    /// Directory descriptors.
+    pub(crate) fds: FdCache,
+}
+
+impl Nodes {
+    /// Takes back `count` users of a node.
+    pub(crate) fn release(&self, ino: Ino, count: u64) {
+        let gone = self.table.lock().release(ino, count);
+        self.bury(gone);
+    }
+
+    /// Drops nodes that nobody counts on any more, after the table's lock has been given up.
+    pub(crate) fn bury(&self, gone: Vec<Arc<Node>>) {
+        for node in gone {
+            self.fds.forget(node.id);
+        }
+    }
+}
+
+/// A node that is counted on until this is dropped.
+#[derive(Debug)]
+pub struct NodeRef {
+    node: Arc<Node>,
+    nodes: Arc<Nodes>,
+}
+
+impl NodeRef {
+    /// Takes over a count that has been made in the table.
+    pub(crate) fn adopt(node: Arc<Node>, nodes: &Arc<Nodes>) -> NodeRef {
+        NodeRef {
+            node,
+            nodes: nodes.clone(),
+        }
+    }
+
+    /// Its number in the view.
+    pub fn ino(&self) -> u64 {
+        self.node.ino
+    }
+
+    /// Leaves the count to the kernel, which gives it back with FORGET.
+    pub fn leave_to_kernel(self) -> u64 {
+        let ino = self.node.ino;
+        // One more, that the drop of this takes back.
+        self.nodes.table.lock().acquire(ino);
+        ino
+    }
+
+    /// The node itself.
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+}
+
+impl Deref for NodeRef {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        &self.node
+    }
+}
+
+impl Drop for NodeRef {
+    fn drop(&mut self) {
+        self.nodes.release(self.node.ino, 1);
+    }
+}

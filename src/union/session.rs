@@ -1,0 +1,173 @@
+//! Mounting a union, and serving it until the last handle is closed.
+//!
+//! The mount is made here and not by fuser, which would unmount by path when the session ends: by
+//! then something else may be mounted there. Nothing here ever unmounts, but for a mount whose
+//! handshake fails. It does not own the union's semantics, nor the life of the process.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::mpsc;
+
+use fuser::{Config, MountOption, Session, SessionACL};
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use super::fs::Union;
+use super::fuse_adapter::Adapter;
+
+/// How a union is mounted.
+#[derive(Debug, Clone)]
+pub struct MountOptions {
+    /// The source that `/proc/mounts` shows.
+    pub fs_name: String,
+    /// Mounts it read-only. A union without an upper directory is anyway.
+    pub read_only: bool,
+    /// How many threads serve requests; 0 as many as there are processors.
+    pub threads: usize,
+    /// Whether other users may use the mount. Always for root.
+    pub allow_other: bool,
+}
+
+impl Default for MountOptions {
+    fn default() -> Self {
+        MountOptions {
+            fs_name: "layerctl".into(),
+            read_only: false,
+            threads: 0,
+            allow_other: false,
+        }
+    }
+}
+
+/// A mounted union. Requests wait until it is served.
+pub struct Mounted {
+    session: Session<Adapter>,
+    stale: mpsc::Receiver<u64>,
+}
+
+impl std::fmt::Debug for Mounted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mounted").finish_non_exhaustive()
+    }
+}
+
+/// Mounts a union. For root with `dev`, `suid`, `allow_other`; always with `default_permissions`.
+///
+/// # Errors
+/// What cannot be opened or mounted, in words; nothing stays mounted then.
+pub fn mount(union: Union, mount_point: &Path, options: &MountOptions) -> io::Result<Mounted> {
+    let root = rustix::process::geteuid().is_root();
+    let allow_other = root || options.allow_other;
+    let read_only = options.read_only || union.is_read_only();
+    let device = open_device()?;
+    mount_device(&device, mount_point, options, root, allow_other, read_only)?;
+    let acl = if allow_other {
+        SessionACL::All
+    } else {
+        SessionACL::Owner
+    };
+    let mut config = Config::default();
+    let cores = || std::thread::available_parallelism().map_or(2, usize::from);
+    let threads = if options.threads == 0 {
+        cores()
+    } else {
+        options.threads
+    };
+    config.n_threads = Some(threads);
+    config.clone_fd = threads > 1;
+    config.acl = acl;
+    config.mount_options = vec![MountOption::DefaultPermissions];
+    let (sender, stale) = mpsc::channel();
+    union.notify_stale(sender);
+    match Session::from_fd(Adapter::new(union), device, acl, config) {
+        Ok(session) => Ok(Mounted { session, stale }),
+        Err(e) => {
+            if let Err(e) = rustix::mount::unmount(mount_point, UnmountFlags::DETACH) {
+                tracing::warn!("cannot unmount {}: {e}", mount_point.display());
+            }
+            Err(with_context(
+                e,
+                &format!("cannot start FUSE at {}", mount_point.display()),
+            ))
+        }
+    }
+}
+
+impl Mounted {
+    /// Serves requests until the file system is gone: unmounted, and the last handle closed.
+    ///
+    /// # Errors
+    /// What reading from `/dev/fuse` returns, other than its end.
+    pub fn serve(self) -> io::Result<()> {
+        let Mounted { session, stale } = self;
+        let notifier = session.notifier();
+        // A thread of its own: a notification may wait in the kernel for a request to be answered.
+        let telling = std::thread::Builder::new()
+            .name("stale".into())
+            .spawn(move || {
+                for ino in stale {
+                    // Attributes alone; ENOENT when the kernel has forgotten the inode meanwhile.
+                    if let Err(e) = notifier.inval_inode(fuser::INodeNo(ino), -1, 0) {
+                        tracing::debug!("inode {ino}: {e}");
+                    }
+                }
+            })?;
+        let served = session.run();
+        // The union, and with it the sender, has gone with the session: the thread ends.
+        if telling.join().is_err() {
+            tracing::warn!("the thread that tells of changed attributes has panicked");
+        }
+        served
+    }
+}
+
+fn open_device() -> io::Result<OwnedFd> {
+    let device: File = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .map_err(|e| with_context(e, "cannot open /dev/fuse"))?;
+    Ok(device.into())
+}
+
+fn mount_device(
+    device: &OwnedFd,
+    mount_point: &Path,
+    options: &MountOptions,
+    root: bool,
+    allow_other: bool,
+    read_only: bool,
+) -> io::Result<()> {
+    let at = mount_point.display();
+    let stat = rustix::fs::stat(mount_point)
+        .map_err(|e| with_context(e.into(), &format!("cannot use mount point {at}")))?;
+    let mut flags = MountFlags::empty();
+    if !root {
+        flags |= MountFlags::NODEV | MountFlags::NOSUID;
+    }
+    if read_only {
+        flags |= MountFlags::RDONLY;
+    }
+    let mut data = format!(
+        "fd={},rootmode={:o},user_id={},group_id={},default_permissions",
+        device.as_raw_fd(),
+        stat.st_mode & 0o170_000,
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+    );
+    if allow_other {
+        data.push_str(",allow_other");
+    }
+    let data = std::ffi::CString::new(data).map_err(io::Error::other)?;
+    // The subtype is part of the type's name: no helper in /sbin is asked.
+    let source = options.fs_name.as_bytes();
+    let target = mount_point.as_os_str().as_bytes();
+    rustix::mount::mount(source, target, "fuse.layerctl", flags, data.as_c_str())
+        .map_err(|e| with_context(e.into(), &format!("cannot mount at {at}")))
+}
+
+fn with_context(error: io::Error, what: &str) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {error}"))
+}

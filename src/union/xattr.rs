@@ -1,0 +1,93 @@
+//! Extended attributes, on inodes of all types, without following symlinks.
+//!
+//! Everything goes through the magic link of a descriptor, never through a path that could lead
+//! into the view itself. The union's own attributes are neither shown nor to be set.
+
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
+
+use super::copy_up::Content;
+use super::error::{Error, Result};
+use super::fs::Union;
+use super::layers::is_private_xattr;
+use crate::sys::dirfd;
+
+/// Whether an attribute may, must or must not be there before it is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum XattrSet {
+    /// Either way.
+    CreateOrReplace,
+    /// `XATTR_CREATE`.
+    Create,
+    /// `XATTR_REPLACE`.
+    Replace,
+}
+
+impl Union {
+    /// The value of an attribute.
+    pub fn getxattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>> {
+        if is_private_xattr(name) {
+            return Err(Error::NoAttribute);
+        }
+        let node = self.node(ino)?;
+        let _tree = self.tree.read();
+        let fd = self.path_fd(&node)?;
+        let path = dirfd::proc_path(&*fd);
+        // Asked directly, for here "not supported" is an answer of its own.
+        match rustix::fs::getxattr(path.as_bytes(), name, &mut [0_u8; 0][..]) {
+            Ok(0) => Ok(Vec::new()),
+            Ok(_) | Err(Errno::RANGE) => dirfd::get_xattr_fd(&*fd, name)?.ok_or(Error::NoAttribute),
+            Err(Errno::NODATA) => Err(Error::NoAttribute),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// The names of all attributes, each followed by a NUL.
+    pub fn listxattr(&self, ino: u64) -> Result<Vec<u8>> {
+        let node = self.node(ino)?;
+        let _tree = self.tree.read();
+        let fd = self.path_fd(&node)?;
+        let mut list = Vec::new();
+        for name in dirfd::list_xattrs_fd(&*fd)? {
+            if !is_private_xattr(&name) {
+                list.extend_from_slice(&name);
+                list.push(0);
+            }
+        }
+        Ok(list)
+    }
+
+    /// Sets an attribute; the copy-up comes first.
+    pub fn setxattr(&self, ino: u64, name: &[u8], value: &[u8], how: XattrSet) -> Result<()> {
+        self.writable()?;
+        if is_private_xattr(name) {
+            return Err(Error::Reserved);
+        }
+        let node = self.node(ino)?;
+        self.copy_up(&node, Content::All)?;
+        let _tree = self.tree.read();
+        let flags = match how {
+            XattrSet::CreateOrReplace => XattrFlags::empty(),
+            XattrSet::Create => XattrFlags::CREATE,
+            XattrSet::Replace => XattrFlags::REPLACE,
+        };
+        Ok(dirfd::set_xattr_fd(
+            &*self.path_fd(&node)?,
+            name,
+            value,
+            flags,
+        )?)
+    }
+
+    /// Removes an attribute; the copy-up comes first.
+    pub fn removexattr(&self, ino: u64, name: &[u8]) -> Result<()> {
+        self.writable()?;
+        // No copy-up only to find that there is nothing to remove: the kernel asks for
+        // security.capability before every change of owner.
+        self.getxattr(ino, name)?;
+        let node = self.node(ino)?;
+        self.copy_up(&node, Content::All)?;
+        let _tree = self.tree.read();
+        Ok(dirfd::remove_xattr_fd(&*self.path_fd(&node)?, name)?)
+    }
+}
