@@ -41,10 +41,11 @@ pub fn draw(path: &Path, told: &Told) -> Result<(), Failed> {
         .margin(16)
         .x_label_area_size(44)
         .y_label_area_size(64)
-        .build_cartesian_2d(0.0..end * 1.02, 0.0..top * 1.6)?;
+        .build_cartesian_2d(0.0..end * 1.08, 0.0..top * 1.6)?;
     chart
         .configure_mesh()
         .disable_x_mesh()
+        .light_line_style(TRANSPARENT)
         .x_desc("seconds since the beginning")
         .y_desc("megabytes on the disk")
         .label_style(("sans-serif", 14))
@@ -70,17 +71,22 @@ pub fn draw(path: &Path, told: &Told) -> Result<(), Failed> {
     }
     for (moment, n) in told.moments.iter().zip(0_u32..) {
         let at = moment.at;
+        // One above the other: some follow each other closely.
+        let height = top * (1.5 - 0.055 * f64::from(n % 8));
         chart.draw_series([PathElement::new(
-            vec![(at, 0.0), (at, top * 1.18)],
+            vec![(at, 0.0), (at, height)],
             BLACK.mix(0.5).stroke_width(1),
         )])?;
-        let height = top * (1.2 + 0.055 * f64::from(n % 7));
-        let text = Text::new(moment.what.clone(), (at, height), ("sans-serif", 12));
+        let text = Text::new(
+            format!(" {}", moment.what),
+            (at, height),
+            ("sans-serif", 12),
+        );
         chart.draw_series([text])?;
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::MiddleLeft)
+        .position(SeriesLabelPosition::UpperLeft)
         .background_style(WHITE.mix(0.85))
         .border_style(BLACK.mix(0.4))
         .label_font(("sans-serif", 13))

@@ -22,6 +22,18 @@ pub struct Sample {
 
 const PAUSE: Duration = Duration::from_millis(20);
 
+impl Sample {
+    /// Look now.
+    pub fn take(db: &mut Db, store: &Store, start: Instant) -> Result<Sample, CommandError> {
+        let snapshot = Snapshot::take(db)?;
+        let usage = usage(store, &snapshot)?;
+        Ok(Sample {
+            at: start.elapsed().as_secs_f64(),
+            usage,
+        })
+    }
+}
+
 /// A thread that takes samples.
 #[derive(Debug)]
 pub struct Sampler {

@@ -24,6 +24,8 @@ pub struct Moment {
     pub at: f64,
     /// In a few words.
     pub what: String,
+    /// The store right after it.
+    pub after: Sample,
 }
 
 /// What there is to show at the end.
@@ -39,17 +41,12 @@ impl Told {
     /// The moments, and what the store took right after each.
     pub fn timeline(&self) -> String {
         let rows = self.moments.iter().map(|moment| {
-            let later = self
-                .samples
-                .iter()
-                .find(|s| s.at > moment.at)
-                .or(self.samples.last());
-            let size = |bytes: Option<u64>| bytes.map(human::size).unwrap_or_default();
+            let usage = moment.after.usage;
             [
                 format!("{:7.3} s", moment.at),
                 moment.what.clone(),
-                size(later.map(|s| s.usage.live.bytes)),
-                size(later.map(|s| s.usage.pending.bytes + s.usage.reclaiming.bytes)),
+                human::size(usage.live.bytes),
+                human::size(usage.pending.bytes + usage.reclaiming.bytes),
             ]
         });
         table(["TIME", "EVENT", "LIVE LAYERS", "MARKED LAYERS"], rows)
@@ -131,7 +128,7 @@ impl Stage {
         println!("\n$ export LAYERCTL_ROOT={}", self.root.display());
         say("1. The image is unpacked, each layer into a directory of its own");
         let loaded = self.must(&["load", "-i", &archive.to_string_lossy()])?;
-        self.moment("load");
+        self.moment("load")?;
         self.must(&["images"])?;
         self.must(&["layers"])?;
         let image = first_image(&loaded.out)
@@ -141,7 +138,7 @@ impl Stage {
         say("2. A container's view of it is mounted");
         self.must(&["create", "--name", "demo", &image])?;
         let view = PathBuf::from(self.must(&["mount", "demo"])?.out.trim_end());
-        self.moment("mount");
+        self.moment("mount")?;
         self.shell(&format!("ls {}", view.display()))?;
 
         say("3. A file of the view is opened, and its first half read");
@@ -152,7 +149,7 @@ impl Stage {
         read_part(&file, 0..size / 2, &mut hash)?;
         println!("$ exec 3< {}", path.display());
         println!("# {} of {} read", human::size(size / 2), human::size(size));
-        self.moment("open");
+        self.moment("open")?;
         if made {
             self.run_program(&view)?;
         }
@@ -165,7 +162,7 @@ impl Stage {
         let id = self.image_id(&image)?;
         let removed = self.must(&["rmi", "--force", &id])?;
         println!("# {:.1} ms", before.elapsed().as_secs_f64() * 1e3);
-        self.moment("rmi --force");
+        self.moment("rmi --force")?;
         check(
             removed.out.contains("Deferred: sha256:"),
             "no layer was deferred",
@@ -194,7 +191,7 @@ impl Stage {
         say("7. A busy view is not unmounted by accident; lazily it is detached");
         self.must_not(&["umount", "demo"], "busy")?;
         self.must(&["umount", "--lazy", "demo"])?;
-        self.moment("umount --lazy");
+        self.moment("umount --lazy")?;
         check(!path.exists(), "the view is still there")?;
         let mut again = Sha256::new();
         read_part(&file, 0..size, &mut again)?;
@@ -208,16 +205,16 @@ impl Stage {
         self.end_program()?;
         println!("$ exec 3<&-");
         drop(file);
-        self.moment("last close");
+        self.moment("last close")?;
         self.wait_until_reclaimed()?;
-        self.moment("reclaimed");
+        self.moment("reclaimed")?;
         self.must(&["df"])?;
         self.must(&["events"])?;
 
         say("9. The container is still there, its image is not");
         self.must(&["ps", "-a"])?;
         self.must_not(&["start", "demo"], "No such image: ")?;
-        self.moment("end");
+        self.moment("end")?;
         println!(
             "\nWith Docker, step 5 is refused (by ID) or leaves an untagged image that keeps its\n\
              space until somebody prunes (by tag); Podman kills the container."
@@ -236,7 +233,7 @@ impl Stage {
             Some(child.map_err(|e| {
                 CommandError::new(format!("cannot run {}: {e}", program.display()))
             })?);
-        self.moment("run a program");
+        self.moment("run a program")?;
         Ok(())
     }
 
@@ -329,11 +326,16 @@ impl Stage {
         )
     }
 
-    fn moment(&mut self, what: &str) {
+    fn moment(&mut self, what: &str) -> Result<(), CommandError> {
+        let at = self.start.elapsed().as_secs_f64();
+        let store = Store::open(&self.root)?;
+        let after = Sample::take(&mut Db::open(&store.database())?, &store, self.start)?;
         self.moments.push(Moment {
-            at: self.start.elapsed().as_secs_f64(),
+            at,
             what: what.to_owned(),
+            after,
         });
+        Ok(())
     }
 
     /// Leave nothing behind, however the story ended.
