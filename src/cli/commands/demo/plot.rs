@@ -41,7 +41,7 @@ pub fn draw(path: &Path, told: &Told) -> Result<(), Failed> {
         .margin(16)
         .x_label_area_size(44)
         .y_label_area_size(64)
-        .build_cartesian_2d(0.0..end * 1.08, 0.0..top * 1.6)?;
+        .build_cartesian_2d(0.0..end * 1.08, 0.0..top * 1.9)?;
     chart
         .configure_mesh()
         .disable_x_mesh()
