@@ -14,10 +14,12 @@
 mod bad_input;
 mod concurrency;
 mod crash;
+mod demo;
 mod handles;
 mod harness;
 mod listing;
 mod load;
+mod power;
 mod random;
 mod rmi;
 mod rmi_options;
@@ -126,6 +128,14 @@ fn cases() -> Vec<Case> {
         cases!(STORE => listing::{images, tags, inspect_and_history}),
         cases!(VIEW => listing::{
             containers, layers_and_df, why, events, gc_says_what_it_left,
+        }),
+        cases!(VIEW => demo::{of_this_machine, of_an_archive_with_a_plot, of_what_is_no_archive}),
+        cases!(STORE_ON_DISK => power::{
+            a_finished_load_is_on_disk, a_finished_removal_is_on_disk, loads_cut_short,
+        }),
+        cases!(VIEW_ON_DISK => power::{
+            what_a_container_synced_is_on_disk, copied_up_data_reaches_the_disk_before_its_name,
+            a_view_and_its_removed_image,
         }),
     ]
     .into_iter()

@@ -32,29 +32,52 @@ impl LoopFs {
         let image = dir.path().join("image");
         let file = std::fs::File::create(&image).map_err(step)?;
         file.set_len(mib << 20).map_err(step)?;
-        let mount_point = dir.path().join("mnt");
-        std::fs::create_dir(&mount_point).map_err(step)?;
+        let disk = LoopFs { dir };
+        std::fs::create_dir(disk.path()).map_err(step)?;
         // No reserved blocks and no lazy initialisation: the counters move by what the test does.
-        let steps: [Command; 2] = [
-            command(
-                "mkfs.ext4",
-                &[
-                    "-q",
-                    "-F",
-                    "-m0",
-                    "-Elazy_itable_init=0,lazy_journal_init=0",
-                ],
-                &[&image],
-            ),
-            command("mount", &["-o", "loop,noatime"], &[&image, &mount_point]),
-        ];
-        for mut step in steps {
-            let run = Run::of(&mut step);
-            if run.code != Some(0) {
-                return Err(format!("{}: {}", run.command, run.stderr.trim()));
-            }
-        }
-        Ok(LoopFs { dir })
+        let options = "-Elazy_itable_init=0,lazy_journal_init=0";
+        done(command(
+            "mkfs.ext4",
+            &["-q", "-F", "-m0", options],
+            &[&image],
+        ))?;
+        disk.mount()?;
+        Ok(disk)
+    }
+
+    fn mount(&self) -> Result<(), String> {
+        let image = self.dir.path().join("image");
+        done(command(
+            "mount",
+            &["-o", "loop,noatime"],
+            &[&image, &self.path()],
+        ))
+    }
+
+    /// The power fails and comes back: what was not written to the disk is lost. Nothing may hold the
+    /// filesystem any more when it is mounted again: `release` lets go.
+    #[allow(unsafe_code)]
+    #[track_caller]
+    pub fn power_cut(&self, release: impl FnOnce()) {
+        // FS_IOC_SHUTDOWN and EXT4_GOING_FLAGS_NOLOGFLUSH of fs/ext4/ext4.h.
+        const SHUTDOWN: libc::c_ulong = 0x8004_587d;
+        let without_flushing_the_journal: u32 = 2;
+        let root = std::fs::File::open(self.path()).expect("open the loop filesystem");
+        // SAFETY: the call reads four bytes at the address that it is given.
+        let done = unsafe {
+            libc::ioctl(
+                std::os::fd::AsRawFd::as_raw_fd(&root),
+                SHUTDOWN,
+                &raw const without_flushing_the_journal,
+            )
+        };
+        assert_eq!(done, 0, "shutdown: {}", std::io::Error::last_os_error());
+        drop(root);
+        release();
+        process::wait_until("nothing holds the filesystem", || {
+            unmount(self.path(), UnmountFlags::empty()).is_ok()
+        });
+        self.mount().expect("mount after the power cut");
     }
 
     /// The root of the filesystem.
@@ -79,6 +102,14 @@ impl Drop for LoopFs {
             // A failing test may leave something open: then at least no new test sees it.
             unmount(&path, UnmountFlags::DETACH).ok();
         }
+    }
+}
+
+fn done(mut step: Command) -> Result<(), String> {
+    let run = Run::of(&mut step);
+    match run.code {
+        Some(0) => Ok(()),
+        _ => Err(format!("{}: {}", run.command, run.stderr.trim())),
     }
 }
 

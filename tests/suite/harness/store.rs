@@ -239,8 +239,9 @@ impl Store {
     }
 }
 
-impl Drop for Store {
-    fn drop(&mut self) {
+impl Store {
+    /// Ends what works on the store, without any courtesy: mounts and servers.
+    pub fn end_all(&self) {
         // In the reverse order of mounting; a server that serves a mount ends with it or is killed.
         for mount_point in mounts_below(self.scratch.path()).iter().rev() {
             unmount(mount_point, UnmountFlags::DETACH).ok();
@@ -253,6 +254,12 @@ impl Drop for Store {
         if !std::thread::panicking() {
             wait_until("the killed servers end", || self.servers().is_empty());
         }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.end_all();
     }
 }
 
