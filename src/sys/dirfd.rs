@@ -8,7 +8,8 @@
 //!
 //! It does not own: any knowledge of layers, whiteouts or copy-up.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, XattrFlags};
 use rustix::io::Errno;
@@ -53,23 +54,46 @@ pub fn open_dir(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
     rustix::fs::openat(dir, name, flags, Mode::empty())
 }
 
+/// A path below `/proc/self/fd`. It borrows the descriptor: the path of one that has been closed
+/// meanwhile would lead nowhere, or to another file.
+#[derive(Debug, Clone)]
+pub struct ProcPath<'fd> {
+    path: Vec<u8>,
+    _fd: PhantomData<BorrowedFd<'fd>>,
+}
+
+impl ProcPath<'_> {
+    /// The path's bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.path
+    }
+}
+
 /// The path of a descriptor's own inode.
-pub fn proc_path(fd: impl AsFd) -> String {
-    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+pub fn proc_path(fd: &impl AsFd) -> ProcPath<'_> {
+    let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()).into_bytes();
+    ProcPath {
+        path,
+        _fd: PhantomData,
+    }
 }
 
 /// The path of a name in an open directory, for the `l…xattr` calls (which do not follow a symlink
 /// at the end).
-pub fn proc_path_of(dir: impl AsFd, name: &[u8]) -> Vec<u8> {
-    let mut path = proc_path(dir).into_bytes();
-    path.push(b'/');
-    path.extend_from_slice(name);
+pub fn proc_path_of<'fd>(dir: &'fd impl AsFd, name: &[u8]) -> ProcPath<'fd> {
+    let mut path = proc_path(dir);
+    path.path.push(b'/');
+    path.path.extend_from_slice(name);
     path
 }
 
 /// Opens a descriptor's inode anew, with other flags: the way from `O_PATH` to reading or writing.
 pub fn reopen(fd: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
-    rustix::fs::open(proc_path(fd), flags | OFlags::CLOEXEC, Mode::empty())
+    rustix::fs::open(
+        proc_path(&fd).as_bytes(),
+        flags | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
 }
 
 /// Opens for reading without touching the access time, which only the owner or root may ask for.
@@ -82,10 +106,10 @@ pub fn reopen_noatime(fd: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
 
 /// An extended attribute of the inode at `path`, not following a symlink at its end; `None` when
 /// it has none of that name or the file system knows no extended attributes.
-pub fn get_xattr(path: &[u8], name: &[u8]) -> Result<Option<Vec<u8>>> {
+pub fn get_xattr(path: &ProcPath<'_>, name: &[u8]) -> Result<Option<Vec<u8>>> {
     let mut value = vec![0_u8; 256];
     loop {
-        match rustix::fs::lgetxattr(path, name, &mut value[..]) {
+        match rustix::fs::lgetxattr(path.as_bytes(), name, &mut value[..]) {
             Ok(len) => {
                 value.truncate(len);
                 return Ok(Some(value));
@@ -93,7 +117,7 @@ pub fn get_xattr(path: &[u8], name: &[u8]) -> Result<Option<Vec<u8>>> {
             Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(None),
             // It may grow between the two calls, hence the loop.
             Err(Errno::RANGE) => {
-                let needed = match rustix::fs::lgetxattr_query(path, name) {
+                let needed = match rustix::fs::lgetxattr_query(path.as_bytes(), name) {
                     Ok(needed) => needed,
                     Err(Errno::NODATA) => return Ok(None),
                     Err(e) => return Err(e),
@@ -108,17 +132,17 @@ pub fn get_xattr(path: &[u8], name: &[u8]) -> Result<Option<Vec<u8>>> {
 /// An extended attribute of an open inode, by its magic link: works for `O_PATH` too, and for a
 /// symlink opened as itself.
 pub fn get_xattr_fd(fd: impl AsFd, name: &[u8]) -> Result<Option<Vec<u8>>> {
-    let path = proc_path(fd);
+    let path = proc_path(&fd);
     let mut value = vec![0_u8; 256];
     loop {
-        match rustix::fs::getxattr(&path, name, &mut value[..]) {
+        match rustix::fs::getxattr(path.as_bytes(), name, &mut value[..]) {
             Ok(len) => {
                 value.truncate(len);
                 return Ok(Some(value));
             }
             Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(None),
             Err(Errno::RANGE) => {
-                let needed = match rustix::fs::getxattr_query(&path, name) {
+                let needed = match rustix::fs::getxattr_query(path.as_bytes(), name) {
                     Ok(needed) => needed,
                     Err(Errno::NODATA) => return Ok(None),
                     Err(e) => return Err(e),
@@ -132,10 +156,10 @@ pub fn get_xattr_fd(fd: impl AsFd, name: &[u8]) -> Result<Option<Vec<u8>>> {
 
 /// The names of an open inode's extended attributes; none where they are not supported.
 pub fn list_xattrs_fd(fd: impl AsFd) -> Result<Vec<Vec<u8>>> {
-    let path = proc_path(fd);
+    let path = proc_path(&fd);
     let mut list = vec![0_u8; 1024];
     loop {
-        match rustix::fs::listxattr(&path, &mut list[..]) {
+        match rustix::fs::listxattr(path.as_bytes(), &mut list[..]) {
             Ok(len) => {
                 list.truncate(len);
                 let names = list.split(|b| *b == 0).filter(|n| !n.is_empty());
@@ -143,7 +167,7 @@ pub fn list_xattrs_fd(fd: impl AsFd) -> Result<Vec<Vec<u8>>> {
             }
             Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
             Err(Errno::RANGE) => {
-                let needed = rustix::fs::listxattr_query(&path)?;
+                let needed = rustix::fs::listxattr_query(path.as_bytes())?;
                 list.resize(needed.max(list.len() + 1), 0);
             }
             Err(e) => return Err(e),
@@ -153,17 +177,20 @@ pub fn list_xattrs_fd(fd: impl AsFd) -> Result<Vec<Vec<u8>>> {
 
 /// Sets an extended attribute of an open inode.
 pub fn set_xattr_fd(fd: impl AsFd, name: &[u8], value: &[u8], flags: XattrFlags) -> Result<()> {
-    rustix::fs::setxattr(proc_path(fd), name, value, flags)
+    rustix::fs::setxattr(proc_path(&fd).as_bytes(), name, value, flags)
 }
 
 /// Removes an extended attribute of an open inode.
 pub fn remove_xattr_fd(fd: impl AsFd, name: &[u8]) -> Result<()> {
-    rustix::fs::removexattr(proc_path(fd), name)
+    rustix::fs::removexattr(proc_path(&fd).as_bytes(), name)
 }
 
 /// Changes the mode of an open inode (`fchmod` refuses `O_PATH`).
 pub fn chmod_fd(fd: impl AsFd, mode: u32) -> Result<()> {
-    rustix::fs::chmod(proc_path(fd), Mode::from_raw_mode(mode & 0o7777))
+    rustix::fs::chmod(
+        proc_path(&fd).as_bytes(),
+        Mode::from_raw_mode(mode & 0o7777),
+    )
 }
 
 /// Changes owner and group of an open inode; works for `O_PATH` and symlinks.
@@ -175,7 +202,12 @@ pub fn chown_fd(fd: impl AsFd, uid: Option<u32>, gid: Option<u32>) -> Result<()>
 
 /// Sets the times of an open inode (`utimensat` with an empty path is too new to rely on).
 pub fn set_times_fd(fd: impl AsFd, times: &rustix::fs::Timestamps) -> Result<()> {
-    rustix::fs::utimensat(rustix::fs::CWD, proc_path(fd), times, AtFlags::empty())
+    rustix::fs::utimensat(
+        rustix::fs::CWD,
+        proc_path(&fd).as_bytes(),
+        times,
+        AtFlags::empty(),
+    )
 }
 
 /// Reads a whole directory given as a location, without touching its access time.

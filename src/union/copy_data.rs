@@ -103,7 +103,7 @@ pub(super) fn write_all(target: impl AsFd, mut data: &[u8], mut at: u64) -> Resu
 /// Copies owner, mode, extended attributes (ACLs and capabilities among them) and times. Both may
 /// be `O_PATH`. The union's own attributes are not copied: they are about the place, not the file.
 pub(super) fn copy_metadata(source: impl AsFd, stat: &Stat, target: impl AsFd) -> Result<()> {
-    let kind = Kind::from_mode(stat.st_mode as u32);
+    let kind = Kind::from_mode(stat.st_mode);
     // First the owner: a change of owner clears capabilities and the set-ID bits.
     dirfd::chown_fd(&target, Some(stat.st_uid), Some(stat.st_gid))?;
     for name in dirfd::list_xattrs_fd(&source)? {
@@ -116,7 +116,7 @@ pub(super) fn copy_metadata(source: impl AsFd, stat: &Stat, target: impl AsFd) -
         }
     }
     if kind != Kind::Symlink {
-        dirfd::chmod_fd(&target, stat.st_mode as u32)?;
+        dirfd::chmod_fd(&target, stat.st_mode)?;
     }
     Ok(dirfd::set_times_fd(target, &times_of(stat))?)
 }
@@ -125,11 +125,11 @@ pub(super) fn copy_metadata(source: impl AsFd, stat: &Stat, target: impl AsFd) -
 pub(super) fn times_of(stat: &Stat) -> Timestamps {
     Timestamps {
         last_access: Timespec {
-            tv_sec: stat.st_atime as i64,
+            tv_sec: stat.st_atime,
             tv_nsec: stat.st_atime_nsec as _,
         },
         last_modification: Timespec {
-            tv_sec: stat.st_mtime as i64,
+            tv_sec: stat.st_mtime,
             tv_nsec: stat.st_mtime_nsec as _,
         },
     }

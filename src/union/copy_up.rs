@@ -114,11 +114,11 @@ impl Union {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM) => {}
             Err(e) => return Err(e.into()),
         }
-        if let Some(file) = &data {
-            if !self.options.volatile {
-                // The crash that this is for: a name whose data never reached the disk.
-                rustix::fs::fsync(file)?;
-            }
+        if let Some(file) = &data
+            && !self.options.volatile
+        {
+            // The crash that this is for: a name whose data never reached the disk.
+            rustix::fs::fsync(file)?;
         }
         Ok(data)
     }

@@ -138,7 +138,7 @@ fn read_layer(fd: &std::os::fd::OwnedFd) -> Result<Vec<LayerEntry>> {
                 match dirfd::stat_at_opt(fd, &raw.name)? {
                     None => continue,
                     Some(stat) if is_whiteout(&stat) => None,
-                    Some(stat) => Some(Kind::from_mode(stat.st_mode as u32)),
+                    Some(stat) => Some(Kind::from_mode(stat.st_mode)),
                 }
             }
             known => Some(Kind::from_file_type(known)),

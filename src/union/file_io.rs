@@ -54,11 +54,9 @@ impl Union {
         };
         let handle = self.handles.add_file(counted, wants_sync(flags));
         drop(tree);
-        if truncates {
-            if let Err(e) = self.truncate_at_open(&node, caller) {
-                self.release(handle)?;
-                return Err(e);
-            }
+        if truncates && let Err(e) = self.truncate_at_open(&node, caller) {
+            self.release(handle)?;
+            return Err(e);
         }
         Ok(handle)
     }

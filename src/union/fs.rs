@@ -167,10 +167,10 @@ impl Union {
 
     /// The attributes of this node are not what they were when the kernel last asked.
     pub(super) fn stale(&self, ino: Ino) {
-        if let Some(sender) = &*self.stale.lock() {
-            if sender.send(ino).is_err() {
-                tracing::debug!("the view has ended: nobody to tell that {ino} has changed");
-            }
+        if let Some(sender) = &*self.stale.lock()
+            && sender.send(ino).is_err()
+        {
+            tracing::debug!("the view has ended: nobody to tell that {ino} has changed");
         }
     }
 
@@ -204,12 +204,12 @@ impl Union {
     pub(super) fn attr_from(&self, node: &Node, stat: &Stat) -> Attr {
         let mut attr = Attr::new(node.ino, stat);
         let state = node.state.lock();
-        if let Place::Dir(dir) = &state.place {
-            if !dir.lowers.is_empty() {
-                // Nobody has counted the merged subdirectories. And it must not change when the
-                // directory is copied up.
-                attr.nlink = 1;
-            }
+        if let Place::Dir(dir) = &state.place
+            && !dir.lowers.is_empty()
+        {
+            // Nobody has counted the merged subdirectories. And it must not change when the
+            // directory is copied up.
+            attr.nlink = 1;
         }
         // Of a layer's file, and of a directory on file systems that keep it at 2 or 1.
         if state.gone && !matches!(state.place, Place::Held(_)) {

@@ -136,11 +136,11 @@ impl<T> InodeTable<T> {
         preferred: Ino,
         make: impl FnOnce(Ino) -> T,
     ) -> Arc<T> {
-        if let Some(ino) = self.names.get(&(parent, name.into())).copied() {
-            if let Some(entry) = self.entries.get_mut(&ino) {
-                entry.refs += 1;
-                return entry.node.clone();
-            }
+        if let Some(ino) = self.names.get(&(parent, name.into())).copied()
+            && let Some(entry) = self.entries.get_mut(&ino)
+        {
+            entry.refs += 1;
+            return entry.node.clone();
         }
         let known = identity
             .and_then(|identity| self.identities.get(&identity))
@@ -227,10 +227,10 @@ impl<T> InodeTable<T> {
             return;
         };
         let old = std::mem::replace(&mut entry.identity, identity);
-        if let Some(old) = old {
-            if self.identities.get(&old) == Some(&ino) {
-                self.identities.remove(&old);
-            }
+        if let Some(old) = old
+            && self.identities.get(&old) == Some(&ino)
+        {
+            self.identities.remove(&old);
         }
         if let Some(new) = identity {
             self.identities.insert(new, ino);

@@ -32,12 +32,19 @@ impl Union {
         self.copy_up_dirs(&parent)?;
         let dir = self.upper_fd(&parent)?;
         let below = self.below(&parent, &dir, new_name)?;
-        let source = dirfd::proc_path(&*self.path_fd(&node)?);
+        let location = self.path_fd(&node)?;
+        let source = dirfd::proc_path(&*location);
         // Through the magic link of the descriptor: right whatever name it has, or none that is
         // known here.
         let link = |dir: &dyn std::os::fd::AsFd, name: &[u8]| {
             let cwd = rustix::fs::CWD;
-            rustix::fs::linkat(cwd, &source, dir.as_fd(), name, AtFlags::SYMLINK_FOLLOW)
+            rustix::fs::linkat(
+                cwd,
+                source.as_bytes(),
+                dir.as_fd(),
+                name,
+                AtFlags::SYMLINK_FOLLOW,
+            )
         };
         if below == Below::Whiteout {
             let temporary = upper.work.fresh();

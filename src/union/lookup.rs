@@ -102,7 +102,7 @@ impl Union {
 
     fn intern(&self, parent: &Arc<Node>, name: &[u8], found: Found) -> NodeRef {
         let id = self.new_id();
-        let kind = Kind::from_mode(found.stat.st_mode as u32);
+        let kind = Kind::from_mode(found.stat.st_mode);
         let Found {
             identity,
             preferred,
@@ -206,7 +206,7 @@ impl Union {
                 place: Place::Lower(LowerFile {
                     dir,
                     name,
-                    nlink: stat.st_nlink as u64,
+                    nlink: stat.st_nlink,
                     ino: stat.st_ino,
                 }),
                 stat,

@@ -69,10 +69,10 @@ impl Union {
                 return Ok(());
             }
             self.copy_up(source.node(), Content::All)?;
-            if let Some(target) = &target {
-                if how == RenameHow::Exchange || target.is_lower_hard_link() {
-                    self.copy_up(target.node(), Content::All)?;
-                }
+            if let Some(target) = &target
+                && (how == RenameHow::Exchange || target.is_lower_hard_link())
+            {
+                self.copy_up(target.node(), Content::All)?;
             }
             let _tree = self.tree.write();
             let source_now = self.lookup_child(&parent, name)?;
