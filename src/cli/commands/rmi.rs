@@ -12,7 +12,7 @@ use crate::db::Snapshot;
 use crate::image::ResolveError;
 use crate::image::removal::{self, RemovalError};
 use crate::image::removal_plan::{Manner, PlannedLayer, Refusal, RemovalPlan, apply, removal_plan};
-use crate::model::{ContainerId, human};
+use crate::model::{ContainerId, ImageId, human};
 use crate::reclaim::execute::{Outcome, reclaim};
 
 /// Arguments of `rmi`.
@@ -44,18 +44,32 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     if args.dry_run {
         return dry_run(&args, manner, cx);
     }
+    let mut gone: Vec<ImageId> = Vec::new();
     for_each(cx, &args.images, |cx, name| {
         match removal::remove(&mut cx.db, &cx.store, name, manner) {
-            Ok(plan) => report(cx, &plan),
-            Err(RemovalError::Refused(refusal)) => refuse(&refusal, manner),
+            Ok(plan) => {
+                gone.extend(plan.deleted.clone());
+                report(cx, &plan)
+            }
+            Err(RemovalError::Refused(refusal)) => refuse(&refusal, manner, name, &gone),
             Err(e) => Err(e.into()),
         }
     })
 }
 
-/// A missing image is reported, but with `--force` no failure: Docker's rule.
-fn refuse(refusal: &Refusal, manner: Manner) -> Result<(), CommandError> {
+/// A missing image is reported, but with `--force` no failure: Docker's rule. One that is missing
+/// because this very command has removed it is no matter: `rmi $(images -q)` names an image as often
+/// as it has tags.
+fn refuse(
+    refusal: &Refusal,
+    manner: Manner,
+    name: &str,
+    gone: &[ImageId],
+) -> Result<(), CommandError> {
+    let hex = name.strip_prefix("sha256:").unwrap_or(name);
+    let is_gone = !hex.is_empty() && gone.iter().any(|id| id.hex().starts_with(hex));
     match refusal {
+        Refusal::Resolve(ResolveError::NoSuchImage(_)) if is_gone => Ok(()),
         Refusal::Resolve(ResolveError::NoSuchImage(_)) if manner.force => {
             crate::cli::error::complain(&refusal);
             Ok(())
@@ -171,11 +185,13 @@ impl DryRun {
 fn dry_run(args: &Args, manner: Manner, cx: &mut Context) -> Result<(), CommandError> {
     let mut snapshot: Snapshot = cx.snapshot()?;
     let mut total = DryRun::default();
+    let mut gone: Vec<ImageId> = Vec::new();
     let result = for_each(cx, &args.images, |cx, name| {
         let plan = match removal_plan(&snapshot, name, manner) {
             Ok(plan) => plan,
-            Err(refusal) => return refuse(&refusal, manner),
+            Err(refusal) => return refuse(&refusal, manner, name, &gone),
         };
+        gone.extend(plan.deleted.clone());
         apply(&plan, &mut snapshot);
         total.add(&plan);
         if args.format == Format::Json {
