@@ -210,13 +210,12 @@ pub(crate) fn parse_redirect(value: &[u8]) -> Result<Redirect> {
 
 /// Whether an entry of a layer is a whiteout: a character device 0:0.
 pub(crate) fn is_whiteout(stat: &Stat) -> bool {
-    super::attr::Kind::from_mode({ stat.st_mode }) == super::attr::Kind::CharDevice
-        && stat.st_rdev == 0
+    super::attr::Kind::from_mode(stat.st_mode) == super::attr::Kind::CharDevice && stat.st_rdev == 0
 }
 
 /// Whether an entry of a layer is a directory.
 pub(crate) fn is_dir(stat: &Stat) -> bool {
-    super::attr::Kind::from_mode({ stat.st_mode }) == super::attr::Kind::Directory
+    super::attr::Kind::from_mode(stat.st_mode) == super::attr::Kind::Directory
 }
 
 #[cfg(test)]
