@@ -1,5 +1,7 @@
 //! `rmi`: remove images, now or as soon as nothing reads them.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -12,7 +14,7 @@ use crate::db::Snapshot;
 use crate::image::ResolveError;
 use crate::image::removal::{self, RemovalError};
 use crate::image::removal_plan::{Manner, PlannedLayer, Refusal, RemovalPlan, apply, removal_plan};
-use crate::model::{ContainerId, ImageId, human};
+use crate::model::{ChainId, ContainerId, ImageId, human};
 use crate::reclaim::execute::{Outcome, reclaim};
 
 /// Arguments of `rmi`.
@@ -86,9 +88,13 @@ fn report(cx: &mut Context, plan: &RemovalPlan) -> Result<(), CommandError> {
     if let Some(image) = &plan.deleted {
         cx.line(format_args!("Deleted: {image}"))?;
     }
-    for planned in &plan.layers {
-        let holders = reclaim_planned(cx, planned)?;
-        layer_lines(cx, planned, &holders)?;
+    let mut holders: HashMap<i64, Vec<ContainerId>> = HashMap::new();
+    for (chain, layer) in plan.places() {
+        let holders = match holders.entry(layer.row) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(reclaim_planned(cx, layer)?),
+        };
+        layer_line(cx, chain, layer, holders)?;
     }
     Ok(())
 }
@@ -117,22 +123,20 @@ fn reclaim_planned(
     }
 }
 
-fn layer_lines(
+fn layer_line(
     cx: &mut Context,
-    planned: &PlannedLayer,
+    chain: &ChainId,
+    layer: &PlannedLayer,
     holders: &[ContainerId],
 ) -> Result<(), CommandError> {
-    for chain in &planned.chains {
-        match holders {
-            [] => cx.line(format_args!("Deleted: {chain}"))?,
-            holders => cx.line(format_args!(
-                "Deferred: {chain} ({} held by {})",
-                human::size(planned.bytes),
-                containers(holders)
-            ))?,
-        }
+    match holders {
+        [] => cx.line(format_args!("Deleted: {chain}")),
+        holders => cx.line(format_args!(
+            "Deferred: {chain} ({} held by {})",
+            human::size(layer.bytes),
+            containers(holders)
+        )),
     }
-    Ok(())
 }
 
 /// `container 9b8a7c6d5e4f`, or `containers …, …`.
@@ -203,9 +207,8 @@ fn dry_run(args: &Args, manner: Manner, cx: &mut Context) -> Result<(), CommandE
         if let Some(image) = &plan.deleted {
             cx.line(format_args!("Deleted: {image}"))?;
         }
-        plan.layers
-            .iter()
-            .try_for_each(|layer| layer_lines(cx, layer, &layer.pinned_by))
+        let mut places = plan.places().into_iter();
+        places.try_for_each(|(chain, layer)| layer_line(cx, chain, layer, &layer.pinned_by))
     });
     match args.format {
         Format::Json => cx.json(&total)?,
