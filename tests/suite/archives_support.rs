@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use layerctl::archive::write::{LayerBuilder, Meta};
 use layerctl::archive::{Archive, ArchiveError, ArchivedImage, Input};
 use layerctl::model::DiffId;
 use layerctl::store::unpack::{UnpackError, Unpacked, unpack};
@@ -139,7 +140,9 @@ pub fn tree(root: &Path) -> BTreeMap<String, String> {
                 stat.mtime(),
                 stat.mtime_nsec(),
             );
-            if stat.is_file() {
+            if stat.is_file() && stat.len() > 64 << 20 {
+                line += &format!(" {}", stat.len());
+            } else if stat.is_file() {
                 let data = fs::read(&full).unwrap();
                 line += &format!(" {} {}", data.len(), DiffId::of(&data).short());
             } else if stat.is_symlink() {
@@ -254,4 +257,21 @@ impl Drop for Overlay {
             eprintln!("cannot unmount {}", self.path().display());
         }
     }
+}
+
+/// The metadata of a plain file.
+pub fn f() -> Meta {
+    Meta::mode(0o644)
+}
+
+/// A small layer with a bit of everything.
+pub fn some_layer() -> Vec<u8> {
+    let mut t = LayerBuilder::default();
+    t.dir("d", &Meta::mode(0o755).mtime(5, 6)).unwrap();
+    t.file("d/f", &f().xattr("user.a", "b"), &[7; 1500])
+        .unwrap();
+    t.hardlink("l", "d/f").unwrap();
+    t.symlink("s", "x".repeat(150)).unwrap();
+    t.whiteout("w").unwrap();
+    t.finish().unwrap()
 }

@@ -9,6 +9,7 @@
 
 mod archives;
 mod archives_hostile;
+mod archives_layers;
 mod archives_support;
 mod archives_tools;
 
@@ -18,6 +19,7 @@ fn main() {
     let cases = [
         archives::CASES,
         archives_hostile::CASES,
+        archives_layers::CASES,
         archives_tools::CASES,
     ]
     .concat();
