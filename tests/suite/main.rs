@@ -162,7 +162,10 @@ fn cases() -> Vec<Case> {
 
 /// The cases of a file that lists them itself.
 fn all(needs: &'static [Need], cases: &[(&'static str, fn())]) -> Vec<Case> {
-    cases.iter().map(|&(name, run)| Case { name, run, needs }).collect()
+    cases
+        .iter()
+        .map(|&(name, run)| Case { name, run, needs })
+        .collect()
 }
 
 fn main() -> std::process::ExitCode {
