@@ -58,6 +58,39 @@ const BESIDE_OVERLAY: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Over
 const STRACE: &[Need] = &[Need::Disk, Need::Root, Need::Tool("strace")];
 const STRACE_VIEW: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Tool("strace")];
 const UNSHARE: &[Need] = &[Need::Disk, Need::Root, Need::Tool("unshare")];
+const PODMAN: &[Need] = &[
+    Need::Disk,
+    Need::Root,
+    Need::Overlay,
+    Need::Tool("buildah"),
+    Need::Tool("podman"),
+];
+const SKOPEO: &[Need] = &[
+    Need::Disk,
+    Need::Root,
+    Need::Overlay,
+    Need::Tool("buildah"),
+    Need::Tool("podman"),
+    Need::Tool("skopeo"),
+];
+const UMOCI: &[Need] = &[
+    Need::Disk,
+    Need::Root,
+    Need::Overlay,
+    Need::Tool("buildah"),
+    Need::Tool("podman"),
+    Need::Tool("skopeo"),
+    Need::Tool("umoci"),
+];
+const DOCKER: &[Need] = &[
+    Need::Disk,
+    Need::Root,
+    Need::Overlay,
+    Need::Tool("buildah"),
+    Need::Tool("podman"),
+    Need::Tool("docker"),
+    Need::Tool("dockerd"),
+];
 
 fn cases() -> Vec<Case> {
     [
