@@ -265,6 +265,7 @@ mod tests {
                 size: 1,
                 bytes: u64::from(*n) * 100,
                 entries: 1,
+                has_root: true,
                 phase: Phase::Present,
             })
             .collect()

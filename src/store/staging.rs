@@ -36,6 +36,8 @@ pub struct LayerSizes {
     pub bytes: u64,
     /// Entries in its tree, the root included.
     pub entries: u64,
+    /// Whether its tar says what the root directory is.
+    pub has_root: bool,
 }
 
 /// What `complete` says.
@@ -43,6 +45,7 @@ pub struct LayerSizes {
 struct Note {
     size: u64,
     entries: u64,
+    has_root: bool,
 }
 
 /// A directory in `staging/` that this process fills. Deleted when dropped, unless it was renamed
@@ -88,12 +91,17 @@ impl Staged {
             };
             match read_if_there(&staged.path.join(COMPLETE))? {
                 Some(json) => match serde_json::from_slice(&json) {
-                    Ok(Note { size, entries }) => {
+                    Ok(Note {
+                        size,
+                        entries,
+                        has_root,
+                    }) => {
                         let bytes = measure(&staged.path)?.bytes;
                         staged.sizes = Some(LayerSizes {
                             size,
                             bytes,
                             entries,
+                            has_root,
                         });
                     }
                     // Cut short by a crash: dropping it deletes it.
@@ -142,20 +150,26 @@ impl Staged {
     }
 
     /// Bring all of it to the disk and note that it is complete. `size` is the sum of its files'
-    /// lengths.
-    pub fn complete(&mut self, size: u64) -> Result<LayerSizes, StoreError> {
+    /// lengths, `has_root` whether its tar has an entry for the root directory.
+    pub fn complete(&mut self, size: u64, has_root: bool) -> Result<LayerSizes, StoreError> {
         // One syncfs: an fsync a file is ten times slower. It comes before the measuring, because
         // ext4 gives out blocks as late as it writes, and before the name that says "complete", so
         // that a crash never leaves that name on a tree with holes.
         rustix::fs::syncfs(&self.directory).map_err(StoreError::at("sync", &self.path))?;
         let entries = measure(&self.tree())?.entries;
-        self.note(&Note { size, entries })?;
-        sync_directory(&self.path)?;
-        // The note's own block and the directory's belong to the layer as well.
-        let sizes = LayerSizes {
+        self.note(&Note {
             size,
             entries,
-            bytes: measure(&self.path)?.bytes,
+            has_root,
+        })?;
+        sync_directory(&self.path)?;
+        // The note's own block and the directory's belong to the layer as well.
+        let bytes = measure(&self.path)?.bytes;
+        let sizes = LayerSizes {
+            size,
+            bytes,
+            entries,
+            has_root,
         };
         self.sizes = Some(sizes);
         Ok(sizes)
@@ -288,7 +302,7 @@ mod tests {
         let (_dir, store, diff) = store();
         let mut staged = Staged::create(&store, &diff).unwrap();
         std::fs::write(staged.tree().join("f"), vec![1; 10_000]).unwrap();
-        let sizes = staged.complete(10_000).unwrap();
+        let sizes = staged.complete(10_000, true).unwrap();
         assert!(sizes.bytes >= 12_288 && sizes.size == 10_000 && sizes.entries == 2);
         assert!(
             Staged::adopt(&store, &diff).unwrap().is_none(),
@@ -315,7 +329,7 @@ mod tests {
         fs::create_dir_all(store.layer(&diff).join("tree")).unwrap();
         fs::write(store.layer(&diff).join("tree/old"), "").unwrap();
         let mut staged = Staged::create(&store, &diff).unwrap();
-        staged.complete(0).unwrap();
+        staged.complete(0, false).unwrap();
         staged.publish(&store, &diff).unwrap();
         assert!(!store.layer(&diff).join("tree/old").exists());
         assert_eq!(names_in(&store.staging()).unwrap().len(), 1);

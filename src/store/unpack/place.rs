@@ -5,8 +5,8 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, XattrFlags, fsetxattr, ftruncate, futimens, linkat, mkdirat,
-    mknodat, openat, statat, symlinkat, unlinkat,
+    AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags, fsetxattr, ftruncate,
+    futimens, linkat, mkdirat, mknodat, openat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::{Errno, pwrite};
 
@@ -449,8 +449,21 @@ impl<'a> Tree<'a> {
 
     fn whiteout(&mut self, at: BorrowedFd<'_>, name: &[u8]) -> Result<(), Trouble> {
         match look(at, name).map_err(with("look at what is there"))? {
-            Found::Nothing => mknodat(at, name, FileType::CharacterDevice, Mode::empty(), 0)
-                .map_err(with("make the whiteout")),
+            Found::Nothing => {
+                mknodat(at, name, FileType::CharacterDevice, Mode::empty(), 0)
+                    .map_err(with("make the whiteout"))?;
+                // So that a layer is the same however often it is unpacked.
+                let epoch = Timespec {
+                    tv_sec: 0,
+                    tv_nsec: 0,
+                };
+                let times = Timestamps {
+                    last_access: epoch,
+                    last_modification: epoch,
+                };
+                utimensat(at, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+                    .map_err(with("set the time of the whiteout"))
+            }
             Found::Directory => {
                 let directory =
                     openat(at, name, PARENT, Mode::empty()).map_err(with("open the directory"))?;
