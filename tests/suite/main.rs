@@ -10,6 +10,7 @@
 mod union;
 mod union_model;
 mod union_mount;
+mod union_mounted;
 mod union_support;
 
 use libtest_mimic::{Arguments, Trial};

@@ -16,6 +16,10 @@ use super::union_support::{
 
 pub const CASES: &[Case] = &[
     (
+        "union::an_unlinked_name_and_one_not_looked_up",
+        an_unlinked_name_and_one_not_looked_up,
+    ),
+    (
         "union::whiteouts_only_where_needed",
         whiteouts_only_where_needed,
     ),
@@ -239,8 +243,8 @@ fn hard_links_survive_copy_up() {
 
 fn an_unlinked_name_and_one_not_looked_up() {
     let dirs = Dirs::new(1);
-    put(&dirs.layer(0), "a", "content");
-    fs::hard_link(dirs.layer(0).join("a"), dirs.layer(0).join("b")).unwrap();
+    put(&dirs.upper(), "a", "content");
+    fs::hard_link(dirs.upper().join("a"), dirs.upper().join("b")).unwrap();
     let view = dirs.view();
     let handle = view.open("a", OFlags::RDWR).unwrap();
     let ino = view.attr("a").unwrap().ino;

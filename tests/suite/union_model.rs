@@ -132,10 +132,10 @@ fn build(root: &Path, puts: &[Put]) {
             Put::Opaque(p) if free(p) => opaque(root, p),
             Put::Whiteout(p) if free(p) => whiteout(root, p),
             Put::Symlink(p) if free(p) => symlink("no/where", root.join(p)).unwrap(),
-            Put::Link(p, q) if free(q) => {
-                if fs::symlink_metadata(root.join(p)).is_ok_and(|m| m.is_file()) {
-                    fs::hard_link(root.join(p), root.join(q)).unwrap();
-                }
+            Put::Link(p, q)
+                if free(q) && fs::symlink_metadata(root.join(p)).is_ok_and(|m| m.is_file()) =>
+            {
+                fs::hard_link(root.join(p), root.join(q)).unwrap();
             }
             _ => {}
         }
