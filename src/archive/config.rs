@@ -231,7 +231,7 @@ mod tests {
         );
         for (text, why) in [
             ("", "invalid JSON"),
-            ("[]", "invalid JSON"),
+            ("7", "invalid JSON"),
             ("{}", "no rootfs"),
             (r#"{"rootfs":{"type":"windows"}}"#, "unknown type"),
             (r#"{"rootfs":{"diff_ids":["sha512:00"]}}"#, "only sha256"),

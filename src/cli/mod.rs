@@ -87,6 +87,8 @@ enum Command {
     Why(c::why::Args),
     /// Reclaim marked layers that nothing pins, and what crashes have left
     Gc(c::gc::Args),
+    /// Check the store's files against its database
+    Fsck(c::fsck::Args),
     /// Show what has happened to images and layers
     Events(c::events::Args),
     /// Show deferred deletion from beginning to end, on a real image
@@ -137,6 +139,7 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
         Command::Df(args) => c::df::run(args, cx),
         Command::Why(args) => c::why::run(args, cx),
         Command::Gc(args) => c::gc::run(args, cx),
+        Command::Fsck(args) => c::fsck::run(args, cx),
         Command::Events(args) => c::events::run(args, cx),
         Command::Demo(_) | Command::Serve(_) => Ok(()),
     };

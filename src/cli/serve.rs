@@ -25,8 +25,9 @@ use crate::model::{ContainerId, DiffId, Phase};
 use crate::reclaim::execute::{Outcome, reclaim};
 use crate::reclaim::pins::Pin;
 use crate::store::StoreError;
+use crate::store::error::reason;
 use crate::store::layout::{ContainerDir, open_directory};
-use crate::union::{Layers, MountOptions, Options, Union, mount};
+use crate::union::{Layers, MountOptions, Mounted, Options, Union, mount};
 
 /// What the server prints when the view can be used.
 pub const READY: &str = "ready";
@@ -129,8 +130,22 @@ pub fn serve(
         )));
     };
     let pins = begin(cx, &container, service)?;
-    let result = serve_pinned(cx, &container, service, &directory, &pins, ready);
-    end(cx, &service.container, pins, lock)?;
+    let mounted = match mount_pinned(cx, &container, service, &directory, &pins) {
+        Ok(mounted) => mounted,
+        Err(error) => {
+            view::cancel(&mut cx.db, &pins.view)?;
+            release(cx, pins, lock)?;
+            return Err(error);
+        }
+    };
+    info!("mounted at {}", service.mountpoint.display());
+    let result =
+        ready(cx).and_then(|()| Ok(mounted.serve().map_err(at(service, "serve the view"))?));
+    // An interrupted or aborted view leaves its mount point behind.
+    detach(&service.container);
+    view::end(&mut cx.db, &pins.view, 0)?;
+    info!("unmounted");
+    release(cx, pins, lock)?;
     result
 }
 
@@ -212,14 +227,13 @@ fn begin(cx: &mut Context, container: &Container, service: &Service) -> Result<P
     }
 }
 
-fn serve_pinned(
+fn mount_pinned(
     cx: &mut Context,
     container: &Container,
     service: &Service,
     directory: &ContainerDir,
     pins: &Pins,
-    ready: impl FnOnce(&mut Context) -> Result<(), CommandError>,
-) -> Result<(), CommandError> {
+) -> Result<Mounted, CommandError> {
     let mut lowers: Vec<OwnedFd> = Vec::new();
     for diff in &pins.stack {
         for (_, pin) in pins.pins.iter().filter(|(d, _)| d == diff) {
@@ -227,20 +241,9 @@ fn serve_pinned(
             lowers.push(pin.open_tree().map_err(StoreError::at("open", &tree))?);
         }
     }
-    let writable = |path: PathBuf| match service.read_only && lowers.is_empty() {
-        // Without any layer there is nothing else to show than the (empty) upper directory.
-        true => open_directory(&path).map(Some),
-        false if service.read_only => Ok(None),
-        false => open_directory(&path).map(Some),
-    };
-    let (upper, work) = (writable(directory.upper())?, writable(directory.work())?);
-    let at = |what: &'static str| {
-        let path = service.mountpoint.display().to_string();
-        move |e: std::io::Error| {
-            let reason = crate::store::error::reason(&e);
-            CommandError::new(format!("cannot {what} {path}: {reason}"))
-        }
-    };
+    // A read-only view shows what the container wrote as well; the mount refuses all changes.
+    let upper = Some(open_directory(&directory.upper())?);
+    let work = Some(open_directory(&directory.work())?);
     let union = Union::new(
         Layers {
             lowers,
@@ -251,23 +254,23 @@ fn serve_pinned(
             volatile: service.volatile,
         },
     )
-    .map_err(at("prepare the view at"))?;
+    .map_err(at(service, "prepare the view"))?;
     let options = MountOptions {
         fs_name: mount_source(&container.id),
         read_only: service.read_only,
         allow_other: rustix::process::geteuid().is_root(),
         threads: std::thread::available_parallelism().map_or(2, usize::from),
     };
-    let mounted = mount(union, &service.mountpoint, &options).map_err(at("mount at"))?;
+    let mounted = mount(union, &service.mountpoint, &options).map_err(at(service, "mount"))?;
     let id = container.id.clone();
     // Detached, not killed: those who still have files open keep them.
     on_interrupt(move || detach(&id))?;
-    info!("mounted at {}", service.mountpoint.display());
-    if let Err(e) = ready(cx) {
-        detach(&container.id);
-        return Err(e);
-    }
-    mounted.serve().map_err(at("serve the view at"))
+    Ok(mounted)
+}
+
+fn at(service: &Service, what: &'static str) -> impl FnOnce(std::io::Error) -> CommandError {
+    let path = service.mountpoint.display().to_string();
+    move |e| CommandError::new(format!("cannot {what} at {path}: {}", reason(&e)))
 }
 
 fn detach(container: &ContainerId) {
@@ -284,20 +287,11 @@ fn detach(container: &ContainerId) {
     }
 }
 
-/// The view is over: the record first, then the pins, then the lock, then the bytes.
-fn end(
-    cx: &mut Context,
-    container: &ContainerId,
-    pins: Pins,
-    lock: ServerLock,
-) -> Result<(), CommandError> {
-    // A connection that was aborted leaves its mount point behind.
-    detach(container);
-    view::end(&mut cx.db, &pins.view, 0)?;
+/// The record of the view is gone; now the pins, then the lock, then the bytes.
+fn release(cx: &mut Context, pins: Pins, lock: ServerLock) -> Result<(), CommandError> {
     drop(pins.pins);
-    view::remove_abandoned(&mut cx.db, &cx.store, container)?;
+    view::remove_abandoned(&mut cx.db, &cx.store, &pins.view.container)?;
     drop(lock);
-    info!("unmounted");
     removal::follow_up(&mut cx.db, &cx.store, &[])?;
     for row in pins.view.pins {
         let layer = cx.db.read(|tx| tx.layer(row))?;

@@ -1,11 +1,12 @@
 //! Creating and removing containers.
 
 use std::io;
+use std::path::PathBuf;
 
 use jiff::Timestamp;
 
 use super::lock::ServerLock;
-use crate::db::{Container, Db, DbError};
+use crate::db::{Container, Db, DbError, Tx};
 use crate::model::reference::with_default_tag;
 use crate::model::{ContainerId, ImageId, name};
 use crate::store::remove_tree::remove_tree;
@@ -110,13 +111,25 @@ pub fn create(
             exit_code: None,
         })?;
         // Inside the transaction: until it is committed nobody takes the directory for an orphan.
-        Ok(directory.create()?)
+        Ok(directory.create(root_of(tx, store, new.image)?.as_deref())?)
     });
     if let Err(error) = made {
         remove_tree(directory.path())?;
         return Err(error);
     }
     Ok(id)
+}
+
+/// The topmost layer whose root directory means something.
+fn root_of(tx: &Tx<'_>, store: &Store, image: &ImageId) -> Result<Option<PathBuf>, DbError> {
+    for place in tx.layers_of(image)?.iter().rev() {
+        if let Some(layer) = tx.present_layer(&place.diff)?
+            && layer.has_root
+        {
+            return Ok(Some(store.layer(&place.diff).join("tree")));
+        }
+    }
+    Ok(None)
 }
 
 /// Remove a container that has no view, with all that it wrote.

@@ -6,6 +6,7 @@
 //! it, unless its server is dead.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::mount::{UnmountFlags, unmount};
 
@@ -16,6 +17,7 @@ use crate::model::ContainerId;
 use crate::store::remove_tree::remove_tree;
 use crate::store::{Store, StoreError};
 use crate::sys::mounts::{Mount, mounts};
+use crate::sys::processes::is_dying;
 
 /// Exit code on record for a view whose server was killed, as a shell counts SIGKILL.
 const KILLED: i32 = 128 + libc::SIGKILL;
@@ -59,6 +61,12 @@ pub fn end(db: &mut Db, view: &View, exit_code: i32) -> Result<bool, DbError> {
     })
 }
 
+/// Take back what [`begin`] wrote down: the view could not be mounted, so the container is what it
+/// was before.
+pub fn cancel(db: &mut Db, view: &View) -> Result<(), DbError> {
+    db.write(|tx| tx.delete_view(view).map(|_| ()))
+}
+
 /// Delete the files of a container that was removed by force while its view was served.
 pub fn remove_abandoned(
     db: &mut Db,
@@ -76,7 +84,10 @@ pub fn remove_abandoned(
 pub fn bury_the_dead(db: &mut Db, store: &Store) -> Result<Vec<StoreError>, LifecycleError> {
     let mut failed = Vec::new();
     for view in db.read(|tx| tx.views())? {
-        if ServerLock::is_held(store.container(&view.container).path())? {
+        let directory = store.container(&view.container);
+        if ServerLock::is_held(directory.path())?
+            && !(is_dying(view.pid) && is_released(directory.path())?)
+        {
             continue;
         }
         if let Err(e) = detach(&view) {
@@ -86,6 +97,18 @@ pub fn bury_the_dead(db: &mut Db, store: &Store) -> Result<Vec<StoreError>, Life
         remove_abandoned(db, store, &view.container)?;
     }
     Ok(failed)
+}
+
+/// A process that is killed keeps its locks until the kernel has taken it apart.
+fn is_released(directory: &Path) -> Result<bool, StoreError> {
+    let end = Instant::now() + Duration::from_secs(5);
+    while ServerLock::is_held(directory)? {
+        if Instant::now() > end {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(true)
 }
 
 /// Detach every mount of this view, wherever it was moved or bound to.

@@ -5,11 +5,11 @@ use rusqlite::params;
 use super::{DbError, Tx, from_sql, parsed, to_sql};
 use crate::model::{ChainId, DiffId, Layer, Phase};
 
-const COLUMNS: &str = "id, diff, chain, size, bytes, entries, phase, moved";
+const COLUMNS: &str = "id, diff, chain, size, bytes, entries, has_root, phase, moved";
 
 fn layer(row: &rusqlite::Row<'_>) -> rusqlite::Result<Layer> {
-    let phase: String = row.get(6)?;
-    let moved: bool = row.get(7)?;
+    let phase: String = row.get(7)?;
+    let moved: bool = row.get(8)?;
     Ok(Layer {
         id: row.get(0)?,
         diff: parsed(row, 1)?,
@@ -17,6 +17,7 @@ fn layer(row: &rusqlite::Row<'_>) -> rusqlite::Result<Layer> {
         size: from_sql(row, 3)?,
         bytes: from_sql(row, 4)?,
         entries: from_sql(row, 5)?,
+        has_root: row.get(6)?,
         phase: match (phase.as_str(), moved) {
             ("present", _) => Phase::Present,
             (_, false) => Phase::Marking,
@@ -68,14 +69,15 @@ impl Tx<'_> {
     /// Add a layer that is in `layers/` from now on. Its `id` and `phase` are not looked at.
     pub fn insert_layer(&self, layer: &Layer) -> Result<(), DbError> {
         self.tx.execute(
-            "INSERT INTO layers (diff, chain, size, bytes, entries, phase)
-             VALUES (?, ?, ?, ?, ?, 'present')",
+            "INSERT INTO layers (diff, chain, size, bytes, entries, has_root, phase)
+             VALUES (?, ?, ?, ?, ?, ?, 'present')",
             params![
                 layer.diff.to_string(),
                 layer.chain.to_string(),
                 to_sql(layer.size),
                 to_sql(layer.bytes),
-                to_sql(layer.entries)
+                to_sql(layer.entries),
+                layer.has_root
             ],
         )?;
         Ok(())

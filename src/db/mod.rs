@@ -110,6 +110,14 @@ impl Tx<'_> {
     pub fn now(&self) -> Timestamp {
         self.now
     }
+
+    /// What SQLite finds wrong with the file; empty if all is well.
+    pub fn integrity(&self) -> Result<Vec<String>, DbError> {
+        let mut statement = self.tx.prepare("PRAGMA integrity_check")?;
+        let rows = statement.query_map([], |row| row.get(0))?;
+        let lines: Vec<String> = rows.collect::<Result<_, _>>()?;
+        Ok(lines.into_iter().filter(|line| line != "ok").collect())
+    }
 }
 
 /// Read a column whose text was checked when it was written; what does not parse is damage.

@@ -33,6 +33,7 @@ CREATE TABLE layers (
     size    INTEGER NOT NULL,           -- contents of its regular files
     bytes   INTEGER NOT NULL,           -- allocated on disk, hard links once
     entries INTEGER NOT NULL,
+    has_root INTEGER NOT NULL,          -- its tar says what the root directory is
     phase   TEXT NOT NULL CHECK (phase IN ('present', 'marked', 'reclaiming')),
     moved   INTEGER NOT NULL DEFAULT 0  -- marked, and the directory has been renamed
 ) STRICT;

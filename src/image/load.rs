@@ -147,7 +147,7 @@ fn stage(
             wanted: layer.diff_id.clone(),
         });
     }
-    staged.complete(unpacked.size)?;
+    staged.complete(unpacked.size, unpacked.has_root)?;
     Ok(staged)
 }
 
@@ -176,7 +176,9 @@ fn publish(
                 && let Some(staged) = staged.get_mut(diff)
             {
                 staged.publish(store, diff)?;
-                insert_layer(tx, diff, chain, staged.sizes())?;
+                if let Some(sizes) = staged.sizes() {
+                    insert_layer(tx, diff, chain, sizes)?;
+                }
             }
         }
         if !tx.has_image(&image.id)? {
@@ -203,18 +205,15 @@ fn insert_layer(
     tx: &Tx<'_>,
     diff: &DiffId,
     chain: &ChainId,
-    sizes: Option<LayerSizes>,
+    sizes: LayerSizes,
 ) -> Result<(), DbError> {
     let LayerSizes {
         size,
         bytes,
         entries,
-    } = sizes.unwrap_or(LayerSizes {
-        size: 0,
-        bytes: 0,
-        entries: 0,
-    });
-    let (diff, chain) = (diff.clone(), chain.clone());
+        has_root,
+    } = sizes;
+    let (diff, chain, phase) = (diff.clone(), chain.clone(), Phase::Present);
     tx.insert_layer(&Layer {
         id: 0,
         diff,
@@ -222,7 +221,8 @@ fn insert_layer(
         size,
         bytes,
         entries,
-        phase: Phase::Present,
+        has_root,
+        phase,
     })
 }
 

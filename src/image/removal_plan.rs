@@ -30,17 +30,47 @@ pub struct PlannedLayer {
     pub diff: DiffId,
     /// The places in the image's stack where it lies, from the top: more than one where an image
     /// has the same layer twice.
-    pub chains: Vec<ChainId>,
+    pub places: Vec<Place>,
     /// Allocated bytes.
     pub bytes: u64,
     /// The containers whose views hold it, oldest view first.
     pub pinned_by: Vec<ContainerId>,
 }
 
+impl RemovalPlan {
+    /// The places in the image's stack whose layers go, from the top, each with the layer that lies
+    /// there: the order of the lines that `rmi` prints.
+    pub fn places(&self) -> Vec<(&ChainId, &PlannedLayer)> {
+        let mut places: Vec<(usize, &ChainId, &PlannedLayer)> = Vec::new();
+        for layer in &self.layers {
+            places.extend(
+                layer
+                    .places
+                    .iter()
+                    .map(|place| (place.height, &place.chain, layer)),
+            );
+        }
+        places.sort_by_key(|(height, ..)| std::cmp::Reverse(*height));
+        places
+            .into_iter()
+            .map(|(_, chain, layer)| (chain, layer))
+            .collect()
+    }
+}
+
+/// Where a layer lies in an image's stack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// 0 is the lowest.
+    pub height: usize,
+    /// The layer there, with all below it.
+    pub chain: ChainId,
+}
+
 impl PlannedLayer {
     /// The chain ID under which the layer is shown from now on.
     pub fn chain(&self) -> &ChainId {
-        &self.chains[0]
+        &self.places[0].chain
     }
 }
 
@@ -152,14 +182,16 @@ fn unneeded_layers(snapshot: &Snapshot, image: &Image) -> Vec<PlannedLayer> {
         .flat_map(|other| other.layers.iter().map(|l| &l.diff))
         .collect();
     let mut planned: Vec<PlannedLayer> = Vec::new();
-    for place in image
-        .layers
-        .iter()
-        .rev()
-        .filter(|place| !needed.contains(&place.diff))
-    {
+    for (height, place) in image.layers.iter().enumerate().rev() {
+        if needed.contains(&place.diff) {
+            continue;
+        }
+        let here = Place {
+            height,
+            chain: place.chain.clone(),
+        };
         if let Some(again) = planned.iter_mut().find(|p| p.diff == place.diff) {
-            again.chains.push(place.chain.clone());
+            again.places.push(here);
             continue;
         }
         let is_it = |l: &&crate::model::Layer| l.phase == Phase::Present && l.diff == place.diff;
@@ -167,7 +199,7 @@ fn unneeded_layers(snapshot: &Snapshot, image: &Image) -> Vec<PlannedLayer> {
             planned.push(PlannedLayer {
                 row: layer.id,
                 diff: layer.diff.clone(),
-                chains: vec![place.chain.clone()],
+                places: vec![here],
                 bytes: layer.bytes,
                 pinned_by: snapshot.pinned_by(layer).into_iter().cloned().collect(),
             });
@@ -233,6 +265,7 @@ mod tests {
                 size: 1,
                 bytes: u64::from(*n) * 100,
                 entries: 1,
+                has_root: true,
                 phase: Phase::Present,
             })
             .collect()
@@ -370,10 +403,13 @@ mod tests {
         };
         let plan = removal_plan(&snapshot, "a:1", PLAIN).unwrap();
         assert_eq!(plan.layers.len(), 2);
-        assert_eq!(
-            plan.layers[0].chains,
-            [one.layers[2].chain.clone(), one.layers[0].chain.clone()]
-        );
+        let places: Vec<_> = plan
+            .places()
+            .into_iter()
+            .map(|(chain, l)| (chain, l.row))
+            .collect();
+        let chain = |n: usize| &one.layers[n].chain;
+        assert_eq!(places, [(chain(2), 1), (chain(1), 2), (chain(0), 1)]);
     }
 
     #[test]

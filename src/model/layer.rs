@@ -17,6 +17,8 @@ pub struct Layer {
     pub bytes: u64,
     /// Number of entries in its tree.
     pub entries: u64,
+    /// Whether its tar says what the root directory is; else that of its tree means nothing.
+    pub has_root: bool,
     /// How far its removal has come.
     pub phase: Phase,
 }

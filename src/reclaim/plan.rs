@@ -85,6 +85,7 @@ mod tests {
             size: 1,
             bytes: 1,
             entries: 1,
+            has_root: true,
             phase,
         }
     }

@@ -24,7 +24,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{
+    Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, fchmod, fchown, fgetxattr,
+    flistxattr, fsetxattr, fstat, futimens,
+};
 
 use super::StoreError;
 use crate::model::{ContainerId, DiffId, ImageId, Layer, Phase};
@@ -207,8 +210,9 @@ impl ContainerDir {
         self.0.join("log")
     }
 
-    /// Make the directory with all that is in it.
-    pub fn create(&self) -> Result<(), StoreError> {
+    /// Make the directory with all that is in it. The view's root directory is that of `upper`: it
+    /// gets owner, mode, times and extended attributes of `root`, the image's.
+    pub fn create(&self, root: Option<&Path>) -> Result<(), StoreError> {
         for (path, mode) in [
             (self.0.clone(), 0o711),
             (self.upper(), 0o755),
@@ -220,8 +224,46 @@ impl ContainerDir {
                 .create(&path)
                 .map_err(StoreError::at("create", &path))?;
         }
-        Ok(())
+        match root {
+            Some(root) => {
+                let (from, to) = (open_directory(root)?, open_directory(&self.upper())?);
+                copy_directory_metadata(&from, &to).map_err(StoreError::at("dress", &self.upper()))
+            }
+            None => Ok(()),
+        }
     }
+}
+
+fn copy_directory_metadata(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
+    let stat = fstat(from)?;
+    let mut names = vec![0; 64 << 10];
+    let length = flistxattr(from, &mut names)?;
+    let mut value = vec![0; 64 << 10];
+    for name in names[..length]
+        .split(|b| *b == 0)
+        .filter(|name| !name.is_empty())
+    {
+        // An opaque root hides the layers below its own, and is nothing to the layer above.
+        if !name.starts_with(b"trusted.overlay.") && !name.starts_with(b"user.overlay.") {
+            let length = fgetxattr(from, name, &mut value)?;
+            fsetxattr(to, name, &value[..length], XattrFlags::empty())?;
+        }
+    }
+    fchown(
+        to,
+        Some(Uid::from_raw(stat.st_uid)),
+        Some(Gid::from_raw(stat.st_gid)),
+    )?;
+    fchmod(to, Mode::from_raw_mode(stat.st_mode))?;
+    let time = |seconds, nanos: u64| Timespec {
+        tv_sec: seconds,
+        tv_nsec: i64::try_from(nanos).unwrap_or_default(),
+    };
+    let times = Timestamps {
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    };
+    Ok(futimens(to, &times)?)
 }
 
 /// Open a directory to lock it, sync it or work below it. A symlink is not followed.

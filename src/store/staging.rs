@@ -24,11 +24,11 @@ use serde::{Deserialize, Serialize};
 use super::StoreError;
 use super::layout::{Store, names_in, open_directory, read_if_there, sync_directory};
 use super::remove_tree::remove_tree;
-use super::usage::{Usage, measure};
+use super::usage::measure;
 use crate::model::DiffId;
 
 /// The sizes of a layer that is complete.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerSizes {
     /// Sum of its regular files' lengths in bytes.
     pub size: u64,
@@ -36,6 +36,16 @@ pub struct LayerSizes {
     pub bytes: u64,
     /// Entries in its tree, the root included.
     pub entries: u64,
+    /// Whether its tar says what the root directory is.
+    pub has_root: bool,
+}
+
+/// What `complete` says.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    size: u64,
+    entries: u64,
+    has_root: bool,
 }
 
 /// A directory in `staging/` that this process fills. Deleted when dropped, unless it was renamed
@@ -81,7 +91,19 @@ impl Staged {
             };
             match read_if_there(&staged.path.join(COMPLETE))? {
                 Some(json) => match serde_json::from_slice(&json) {
-                    Ok(sizes) => staged.sizes = Some(sizes),
+                    Ok(Note {
+                        size,
+                        entries,
+                        has_root,
+                    }) => {
+                        let bytes = measure(&staged.path)?.bytes;
+                        staged.sizes = Some(LayerSizes {
+                            size,
+                            bytes,
+                            entries,
+                            has_root,
+                        });
+                    }
                     // Cut short by a crash: dropping it deletes it.
                     Err(_) => continue,
                 },
@@ -128,36 +150,39 @@ impl Staged {
     }
 
     /// Bring all of it to the disk and note that it is complete. `size` is the sum of its files'
-    /// lengths.
-    pub fn complete(&mut self, size: u64) -> Result<LayerSizes, StoreError> {
+    /// lengths, `has_root` whether its tar has an entry for the root directory.
+    pub fn complete(&mut self, size: u64, has_root: bool) -> Result<LayerSizes, StoreError> {
         // One syncfs: an fsync a file is ten times slower. It comes before the measuring, because
         // ext4 gives out blocks as late as it writes, and before the name that says "complete", so
         // that a crash never leaves that name on a tree with holes.
         rustix::fs::syncfs(&self.directory).map_err(StoreError::at("sync", &self.path))?;
-        let Usage { bytes, entries } = measure(&self.tree())?;
-        let mut sizes = LayerSizes {
+        let entries = measure(&self.tree())?.entries;
+        self.note(&Note {
+            size,
+            entries,
+            has_root,
+        })?;
+        sync_directory(&self.path)?;
+        // The note's own block and the directory's belong to the layer as well.
+        let bytes = measure(&self.path)?.bytes;
+        let sizes = LayerSizes {
             size,
             bytes,
             entries,
+            has_root,
         };
-        let path = self.path.join(COMPLETE);
-        // The block of this note and of the directory belong to the layer as well: written twice,
-        // for the second time with the final count.
-        self.note(&path, &sizes)?;
-        sizes.bytes = measure(&self.path)?.bytes;
-        self.note(&path, &sizes)?;
-        sync_directory(&self.path)?;
         self.sizes = Some(sizes);
         Ok(sizes)
     }
 
-    fn note(&self, path: &Path, sizes: &LayerSizes) -> Result<(), StoreError> {
+    fn note(&self, note: &Note) -> Result<(), StoreError> {
+        let path = self.path.join(COMPLETE);
         let write = || -> io::Result<()> {
-            let mut file = File::create(path)?;
-            file.write_all(&serde_json::to_vec(sizes)?)?;
+            let mut file = File::create(&path)?;
+            file.write_all(&serde_json::to_vec(note)?)?;
             file.sync_all()
         };
-        write().map_err(StoreError::at("write", path))
+        write().map_err(StoreError::at("write", &path))
     }
 
     /// Give the layer its name in `layers/`. What lies there without a row is moved out of the
@@ -231,19 +256,26 @@ pub fn is_held(path: &Path) -> Result<bool, StoreError> {
     }
 }
 
-/// Delete a leftover in `staging/`, unless a process fills it.
+/// Delete a leftover in `staging/`, unless a process fills it or another has deleted it meanwhile.
 pub fn remove_leftover(path: &Path) -> Result<bool, StoreError> {
-    if path.is_dir() {
-        // Dropping what was claimed deletes it, but would only log an error.
-        let Some(mut staged) = Staged::claim(path.to_owned())? else {
-            return Ok(false);
-        };
-        staged.published = true;
-        remove_tree(path)?;
-    } else {
-        fs::remove_file(path).map_err(StoreError::at("delete", path))?;
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => {
+            // Dropping what was claimed deletes it, but would only log an error.
+            let Some(mut staged) = Staged::claim(path.to_owned())? else {
+                return Ok(false);
+            };
+            staged.published = true;
+            remove_tree(path)?;
+            Ok(true)
+        }
+        Ok(_) => match fs::remove_file(path) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(StoreError::at("delete", path)(e)),
+        },
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(StoreError::at("delete", path)(e)),
     }
-    Ok(true)
 }
 
 #[cfg(test)]
@@ -270,7 +302,7 @@ mod tests {
         let (_dir, store, diff) = store();
         let mut staged = Staged::create(&store, &diff).unwrap();
         std::fs::write(staged.tree().join("f"), vec![1; 10_000]).unwrap();
-        let sizes = staged.complete(10_000).unwrap();
+        let sizes = staged.complete(10_000, true).unwrap();
         assert!(sizes.bytes >= 12_288 && sizes.size == 10_000 && sizes.entries == 2);
         assert!(
             Staged::adopt(&store, &diff).unwrap().is_none(),
@@ -297,7 +329,7 @@ mod tests {
         fs::create_dir_all(store.layer(&diff).join("tree")).unwrap();
         fs::write(store.layer(&diff).join("tree/old"), "").unwrap();
         let mut staged = Staged::create(&store, &diff).unwrap();
-        staged.complete(0).unwrap();
+        staged.complete(0, false).unwrap();
         staged.publish(&store, &diff).unwrap();
         assert!(!store.layer(&diff).join("tree/old").exists());
         assert_eq!(names_in(&store.staging()).unwrap().len(), 1);

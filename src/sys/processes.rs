@@ -157,6 +157,31 @@ fn kind_of(path: &Path) -> Option<bool> {
     Some(u32::from(stat.stx_mode) & libc::S_IFMT == libc::S_IFDIR)
 }
 
+/// Whether a process is on its way out: gone, a zombie, or one whose threads have been sent SIGKILL
+/// (which is pending on each of them until it has left the kernel).
+pub fn is_dying(pid: i32) -> bool {
+    let tasks = list(&PathBuf::from(format!("/proc/{pid}/task")));
+    tasks.is_empty()
+        || tasks.iter().any(|task| {
+            let status = std::fs::read_to_string(task.join("status")).unwrap_or_default();
+            let field = |name| {
+                status
+                    .lines()
+                    .find_map(|line| line.strip_prefix(name))
+                    .map(str::trim)
+            };
+            let killed = |mask: &str| {
+                u64::from_str_radix(mask, 16)
+                    .is_ok_and(|mask| mask & (1 << (libc::SIGKILL - 1)) != 0)
+            };
+            field("State:").is_none_or(|state| state.starts_with(['Z', 'X']))
+                || ["SigPnd:", "ShdPnd:"]
+                    .into_iter()
+                    .filter_map(field)
+                    .any(killed)
+        })
+}
+
 /// A handle on a process that stays valid however often its ID is used again.
 #[derive(Debug)]
 pub struct Process(rustix::fd::OwnedFd);
@@ -227,8 +252,11 @@ mod tests {
             .unwrap();
         let process = Process::open(child.id().cast_signed()).unwrap();
         assert!(!process.wait(Some(Duration::from_millis(1))).unwrap());
+        assert!(!is_dying(child.id().cast_signed()));
         child.kill().unwrap();
+        assert!(is_dying(child.id().cast_signed()));
         assert!(process.wait(None).unwrap());
+        assert!(is_dying(child.id().cast_signed()), "a zombie");
         child.wait().unwrap();
     }
 }

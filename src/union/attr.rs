@@ -54,6 +54,10 @@ impl Kind {
     }
 }
 
+/// The number under which a character device 0:0 is stored in the upper directory, in the kernel's
+/// 32-bit form: one with its own number would be a whiteout. (4095:1048574, the last but one.)
+pub const STORED_NULL_DEVICE: u32 = 0xffff_fffe;
+
 /// A point in time: seconds since the epoch (may be negative) and nanoseconds after them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time {
@@ -98,6 +102,8 @@ pub struct Attr {
 impl Attr {
     /// The attributes of an inode on disk, under its number in the view.
     pub fn new(ino: u64, stat: &Stat) -> Attr {
+        let kind = Kind::from_mode(stat.st_mode);
+        let stored_null = kind == Kind::CharDevice && stat.st_rdev as u32 == STORED_NULL_DEVICE;
         Attr {
             ino,
             size: u64::try_from(stat.st_size).unwrap_or(0),
@@ -114,12 +120,12 @@ impl Attr {
                 secs: stat.st_ctime,
                 nanos: stat.st_ctime_nsec as u32,
             },
-            kind: Kind::from_mode(stat.st_mode),
+            kind,
             mode: stat.st_mode & 0o7777,
             nlink: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
             uid: stat.st_uid,
             gid: stat.st_gid,
-            rdev: stat.st_rdev as u32,
+            rdev: if stored_null { 0 } else { stat.st_rdev as u32 },
             blksize: u32::try_from(stat.st_blksize).unwrap_or(4096),
         }
     }

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags, RenameFlags, XattrFlags};
 
-use super::attr::{Caller, Kind};
+use super::attr::{Caller, Kind, STORED_NULL_DEVICE};
 use super::error::{Error, Result};
 use super::fs::{Entry, Union, Upper};
 use super::inode_table::Name;
@@ -76,10 +76,12 @@ impl Union {
     ) -> Result<(Entry, Option<OwnedFd>)> {
         check_name(new.name)?;
         let upper = self.writable()?;
-        if let What::Node(Kind::CharDevice, 0) = what {
+        let what = match what {
             // It would be taken for a whiteout.
-            return Err(Error::Reserved);
-        }
+            What::Node(Kind::CharDevice, 0) => What::Node(Kind::CharDevice, STORED_NULL_DEVICE),
+            What::Node(Kind::CharDevice, STORED_NULL_DEVICE) => return Err(Error::Reserved),
+            other => other,
+        };
         let parent = self.node(new.parent)?;
         if parent.is_gone() {
             return Err(Error::NotFound);

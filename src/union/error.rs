@@ -42,8 +42,7 @@ pub enum Error {
     /// A directory cannot be moved because its redirect does not fit into an extended attribute.
     #[error("cannot record where the directory came from")]
     NoRedirect,
-    /// An overlay-private extended attribute, or a character device 0:0, which would be taken for a
-    /// whiteout.
+    /// An overlay-private extended attribute, or the device number that stands for 0:0.
     #[error("reserved for the union")]
     Reserved,
     /// The inode has no such extended attribute.

@@ -128,8 +128,8 @@ impl Union {
                         continue;
                     }
                     let child = Arc::new(dirfd::open_dir(&*dir, &entry.name)?);
-                    let shown = [&shown[..], &[entry.name.clone()]].concat();
-                    let mut layers = [&layers[..], &[entry.name.clone()]].concat();
+                    let shown = [&shown[..], std::slice::from_ref(&entry.name)].concat();
+                    let mut layers = [&layers[..], std::slice::from_ref(&entry.name)].concat();
                     if let Some(value) = dirfd::get_xattr_fd(&*child, self.xattrs.redirect)? {
                         match parse_redirect(&value)? {
                             Redirect::Absolute(path) => layers = path,

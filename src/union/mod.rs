@@ -43,7 +43,7 @@ mod session;
 mod work;
 mod xattr;
 
-pub use attr::{Attr, Caller, Kind, SetAttr, SetTime, Time};
+pub use attr::{Attr, Caller, Kind, STORED_NULL_DEVICE, SetAttr, SetTime, Time};
 pub use create::{NewEntry, What};
 pub use directory::DirItem;
 pub use error::{Error, Result};

@@ -34,9 +34,8 @@ impl Union {
         let fd = self.path_fd(&node)?;
         let path = dirfd::proc_path(&*fd);
         // Asked directly, for here "not supported" is an answer of its own.
-        match rustix::fs::getxattr(path.as_bytes(), name, &mut [0_u8; 0][..]) {
-            Ok(0) => Ok(Vec::new()),
-            Ok(_) | Err(Errno::RANGE) => dirfd::get_xattr_fd(&*fd, name)?.ok_or(Error::NoAttribute),
+        match rustix::fs::getxattr_query(path.as_bytes(), name) {
+            Ok(_) => dirfd::get_xattr_fd(&*fd, name)?.ok_or(Error::NoAttribute),
             Err(Errno::NODATA) => Err(Error::NoAttribute),
             Err(e) => Err(e.into()),
         }

@@ -11,6 +11,11 @@
     clippy::panic
 )]
 
+mod archives;
+mod archives_hostile;
+mod archives_layers;
+mod archives_support;
+mod archives_tools;
 mod bad_input;
 mod concurrency;
 mod crash;
@@ -25,6 +30,10 @@ mod rmi;
 mod rmi_options;
 mod samples;
 mod sharing;
+mod union;
+mod union_model;
+mod union_mount;
+mod union_support;
 mod view;
 
 use harness::needs::{Case, Need};
@@ -49,6 +58,39 @@ const BESIDE_OVERLAY: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Over
 const STRACE: &[Need] = &[Need::Disk, Need::Root, Need::Tool("strace")];
 const STRACE_VIEW: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Tool("strace")];
 const UNSHARE: &[Need] = &[Need::Disk, Need::Root, Need::Tool("unshare")];
+const PODMAN: &[Need] = &[
+    Need::Disk,
+    Need::Root,
+    Need::Overlay,
+    Need::Tool("buildah"),
+    Need::Tool("podman"),
+];
+const SKOPEO: &[Need] = &[
+    Need::Disk,
+    Need::Root,
+    Need::Overlay,
+    Need::Tool("buildah"),
+    Need::Tool("podman"),
+    Need::Tool("skopeo"),
+];
+const UMOCI: &[Need] = &[
+    Need::Disk,
+    Need::Root,
+    Need::Overlay,
+    Need::Tool("buildah"),
+    Need::Tool("podman"),
+    Need::Tool("skopeo"),
+    Need::Tool("umoci"),
+];
+const DOCKER: &[Need] = &[
+    Need::Disk,
+    Need::Root,
+    Need::Overlay,
+    Need::Tool("buildah"),
+    Need::Tool("podman"),
+    Need::Tool("docker"),
+    Need::Tool("dockerd"),
+];
 
 fn cases() -> Vec<Case> {
     [
@@ -135,10 +177,28 @@ fn cases() -> Vec<Case> {
             what_a_container_synced_is_on_disk, copied_up_data_reaches_the_disk_before_its_name,
             a_view_and_its_removed_image,
         }),
+        all(STORE, archives::CASES),
+        all(STORE, archives_hostile::CASES),
+        all(STORE, archives_layers::CASES),
+        all(PODMAN, &archives_tools::CASES[..2]),
+        all(SKOPEO, &archives_tools::CASES[2..3]),
+        all(UMOCI, &archives_tools::CASES[3..4]),
+        all(DOCKER, &archives_tools::CASES[4..]),
+        all(STORE, union::CASES),
+        all(STORE, union_model::CASES),
+        all(BESIDE_OVERLAY, union_mount::CASES),
     ]
     .into_iter()
     .flatten()
     .collect()
+}
+
+/// The cases of a file that lists them itself.
+fn all(needs: &'static [Need], cases: &[(&'static str, fn())]) -> Vec<Case> {
+    cases
+        .iter()
+        .map(|&(name, run)| Case { name, run, needs })
+        .collect()
 }
 
 fn main() -> std::process::ExitCode {

@@ -9,7 +9,7 @@ use crate::image::{config, resolve};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The container's name; one is made up otherwise
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     name: Option<String>,
     /// Tag, ID, or unambiguous prefix of an ID
     image: String,

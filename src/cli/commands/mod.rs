@@ -4,6 +4,7 @@ pub mod create;
 pub mod demo;
 pub mod df;
 pub mod events;
+pub mod fsck;
 pub mod gc;
 pub mod history;
 pub mod images;

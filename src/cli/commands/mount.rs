@@ -79,6 +79,10 @@ pub fn prepare(
     if snapshot.image(&container.image).is_none() {
         return Err(LifecycleError::NoSuchImage(container.reference.clone()).into());
     }
+    // Looked at here, before anything is on record.
+    let fuse = Path::new("/dev/fuse");
+    let opened = OpenOptions::new().read(true).write(true).open(fuse);
+    drop(opened.map_err(StoreError::at("open", fuse))?);
     let merged = cx.store.container(&container.id).merged();
     let mountpoint = check_mountpoint(directory.unwrap_or(&merged))?;
     let container = container.id.clone();

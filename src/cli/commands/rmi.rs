@@ -1,5 +1,7 @@
 //! `rmi`: remove images, now or as soon as nothing reads them.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -12,7 +14,7 @@ use crate::db::Snapshot;
 use crate::image::ResolveError;
 use crate::image::removal::{self, RemovalError};
 use crate::image::removal_plan::{Manner, PlannedLayer, Refusal, RemovalPlan, apply, removal_plan};
-use crate::model::{ContainerId, human};
+use crate::model::{ChainId, ContainerId, ImageId, human};
 use crate::reclaim::execute::{Outcome, reclaim};
 
 /// Arguments of `rmi`.
@@ -44,18 +46,32 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     if args.dry_run {
         return dry_run(&args, manner, cx);
     }
+    let mut gone: Vec<ImageId> = Vec::new();
     for_each(cx, &args.images, |cx, name| {
         match removal::remove(&mut cx.db, &cx.store, name, manner) {
-            Ok(plan) => report(cx, &plan),
-            Err(RemovalError::Refused(refusal)) => refuse(&refusal, manner),
+            Ok(plan) => {
+                gone.extend(plan.deleted.clone());
+                report(cx, &plan)
+            }
+            Err(RemovalError::Refused(refusal)) => refuse(&refusal, manner, name, &gone),
             Err(e) => Err(e.into()),
         }
     })
 }
 
-/// A missing image is reported, but with `--force` no failure: Docker's rule.
-fn refuse(refusal: &Refusal, manner: Manner) -> Result<(), CommandError> {
+/// A missing image is reported, but with `--force` no failure: Docker's rule. One that is missing
+/// because this very command has removed it is no matter: `rmi $(images -q)` names an image as often
+/// as it has tags.
+fn refuse(
+    refusal: &Refusal,
+    manner: Manner,
+    name: &str,
+    gone: &[ImageId],
+) -> Result<(), CommandError> {
+    let hex = name.strip_prefix("sha256:").unwrap_or(name);
+    let is_gone = !hex.is_empty() && gone.iter().any(|id| id.hex().starts_with(hex));
     match refusal {
+        Refusal::Resolve(ResolveError::NoSuchImage(_)) if is_gone => Ok(()),
         Refusal::Resolve(ResolveError::NoSuchImage(_)) if manner.force => {
             crate::cli::error::complain(&refusal);
             Ok(())
@@ -72,9 +88,13 @@ fn report(cx: &mut Context, plan: &RemovalPlan) -> Result<(), CommandError> {
     if let Some(image) = &plan.deleted {
         cx.line(format_args!("Deleted: {image}"))?;
     }
-    for planned in &plan.layers {
-        let holders = reclaim_planned(cx, planned)?;
-        layer_lines(cx, planned, &holders)?;
+    let mut holders: HashMap<i64, Vec<ContainerId>> = HashMap::new();
+    for (chain, layer) in plan.places() {
+        let holders = match holders.entry(layer.row) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(reclaim_planned(cx, layer)?),
+        };
+        layer_line(cx, chain, layer, holders)?;
     }
     Ok(())
 }
@@ -103,22 +123,20 @@ fn reclaim_planned(
     }
 }
 
-fn layer_lines(
+fn layer_line(
     cx: &mut Context,
-    planned: &PlannedLayer,
+    chain: &ChainId,
+    layer: &PlannedLayer,
     holders: &[ContainerId],
 ) -> Result<(), CommandError> {
-    for chain in &planned.chains {
-        match holders {
-            [] => cx.line(format_args!("Deleted: {chain}"))?,
-            holders => cx.line(format_args!(
-                "Deferred: {chain} ({} held by {})",
-                human::size(planned.bytes),
-                containers(holders)
-            ))?,
-        }
+    match holders {
+        [] => cx.line(format_args!("Deleted: {chain}")),
+        holders => cx.line(format_args!(
+            "Deferred: {chain} ({} held by {})",
+            human::size(layer.bytes),
+            containers(holders)
+        )),
     }
-    Ok(())
 }
 
 /// `container 9b8a7c6d5e4f`, or `containers …, …`.
@@ -171,11 +189,13 @@ impl DryRun {
 fn dry_run(args: &Args, manner: Manner, cx: &mut Context) -> Result<(), CommandError> {
     let mut snapshot: Snapshot = cx.snapshot()?;
     let mut total = DryRun::default();
+    let mut gone: Vec<ImageId> = Vec::new();
     let result = for_each(cx, &args.images, |cx, name| {
         let plan = match removal_plan(&snapshot, name, manner) {
             Ok(plan) => plan,
-            Err(refusal) => return refuse(&refusal, manner),
+            Err(refusal) => return refuse(&refusal, manner, name, &gone),
         };
+        gone.extend(plan.deleted.clone());
         apply(&plan, &mut snapshot);
         total.add(&plan);
         if args.format == Format::Json {
@@ -187,9 +207,8 @@ fn dry_run(args: &Args, manner: Manner, cx: &mut Context) -> Result<(), CommandE
         if let Some(image) = &plan.deleted {
             cx.line(format_args!("Deleted: {image}"))?;
         }
-        plan.layers
-            .iter()
-            .try_for_each(|layer| layer_lines(cx, layer, &layer.pinned_by))
+        let mut places = plan.places().into_iter();
+        places.try_for_each(|(chain, layer)| layer_line(cx, chain, layer, &layer.pinned_by))
     });
     match args.format {
         Format::Json => cx.json(&total)?,

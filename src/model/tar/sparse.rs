@@ -38,13 +38,13 @@ impl Records {
             b"minor" => self.minor = Some(decimal(value)?),
             b"size" | b"realsize" => self.size = Some(decimal(value)?),
             b"offset" => {
-                if self.pairs.len() % 2 != 0 {
+                if !self.pairs.len().is_multiple_of(2) {
                     return None;
                 }
                 self.pairs.push(decimal(value)?);
             }
             b"numbytes" => {
-                if self.pairs.len() % 2 != 1 {
+                if self.pairs.len().is_multiple_of(2) {
                     return None;
                 }
                 self.pairs.push(decimal(value)?);
@@ -75,7 +75,7 @@ impl Records {
             (1, 0) => None,
             (0, _) => {
                 let numbers = self.list.as_ref().unwrap_or(&self.pairs);
-                if numbers.len() % 2 != 0 {
+                if !numbers.len().is_multiple_of(2) {
                     return Some(Err("a sparse map with an odd number".to_owned()));
                 }
                 let segment = |pair: &[u64]| Segment {

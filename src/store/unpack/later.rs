@@ -118,7 +118,7 @@ mod tests {
                 seconds: -i64::from(n),
                 nanos: n,
             },
-            default_acl: (n % 3 == 0).then(|| vec![7; n as usize % 5]),
+            default_acl: n.is_multiple_of(3).then(|| vec![7; n as usize % 5]),
         };
         for count in [0, 10, 60_000] {
             let mut list = List::default();

@@ -16,20 +16,20 @@
 //!   what is in it and takes the new metadata.
 //! - A whiteout hides what is in the layers *below*, never what its own layer has, whichever comes first:
 //!   beside a whiteout a directory is made opaque, anything else simply is there.
+//! - A whiteout under a name that the layer has as a file or a whiteout has no effect.
 //! - A character device 0:0 in the tar is a whiteout: overlayfs and Docker's overlay2 take it for one.
 //! - A hard link is another name and nothing else: metadata in its header have no effect (Docker
 //!   would apply them to the file; for what real tools write there is no difference).
 //! - Extended attributes that a union filesystem keeps for itself are not set. One that the file system
 //!   refuses is an error, except `security.selinux`, which belongs to the host that wrote it.
 
+mod dress;
 mod error;
 mod later;
 mod name;
 mod place;
 mod remove;
 mod stream;
-#[cfg(test)]
-mod tests;
 
 use std::io::Read;
 use std::os::fd::BorrowedFd;

@@ -5,22 +5,21 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat,
-    fchmod, fchown, fsetxattr, ftruncate, futimens, linkat, mkdirat, mknodat, openat, statat,
-    symlinkat, unlinkat, utimensat,
+    AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags, fsetxattr, ftruncate,
+    futimens, linkat, mkdirat, mknodat, openat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::{Errno, pwrite};
 
 use super::UnpackError;
-use super::error::{SET_OWNER, Trouble, refused, with};
+use super::dress::{DEFAULT_ACL, dress_at, dress_fd, dress_new_parent, times};
+use super::error::{Trouble, refused, with};
 use super::later::{self, Later};
 use super::name::{self, Place};
 use super::remove::remove_tree;
 use crate::model::tar::{Entry, Kind, Segment, Skip, TarReader, Time, shown};
-use crate::sys::in_root::{open_in_root, set_xattr_at};
+use crate::sys::in_root::open_in_root;
 
 const OPAQUE_VALUE: &[u8] = b"y";
-const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 
 const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
@@ -78,13 +77,15 @@ impl<'a> Tree<'a> {
             Place::Root if entry.kind == Kind::Directory => self.root(entry)?,
             Place::Root => return refused("a path that names the layer's root"),
             Place::Opaque { directory } => {
-                let directory = self.parent(&directory)?;
-                self.make_opaque(directory.as_fd())?;
+                if let Some(directory) = self.parent_of_whiteout(&directory)? {
+                    self.make_opaque(directory.as_fd())?;
+                }
                 return Ok(false);
             }
             Place::Whiteout { parent, name } => {
-                let parent = self.parent(&parent)?;
-                self.whiteout(parent.as_fd(), &name)?;
+                if let Some(parent) = self.parent_of_whiteout(&parent)? {
+                    self.whiteout(parent.as_fd(), &name)?;
+                }
                 return Ok(false);
             }
             Place::Entry { parent, name } => {
@@ -194,6 +195,17 @@ impl<'a> Tree<'a> {
         match self.open_parent(path) {
             Ok(fd) => Ok(fd),
             Err(Errno::NOENT | Errno::NOTDIR) => self.make_parents(path),
+            Err(errno) => Err(with("open its parent directory")(errno)),
+        }
+    }
+
+    /// The same for a whiteout. `None` where the layer has no directory there but a file or a whiteout: that hides
+    /// all of a directory below, and umoci writes whiteouts for what was in it nevertheless.
+    fn parent_of_whiteout(&mut self, path: &[u8]) -> Result<Option<Rc<OwnedFd>>, Trouble> {
+        match self.open_parent(path) {
+            Ok(fd) => Ok(Some(fd)),
+            Err(Errno::NOTDIR) => Ok(None),
+            Err(Errno::NOENT) => self.make_parents(path).map(Some),
             Err(errno) => Err(with("open its parent directory")(errno)),
         }
     }
@@ -437,8 +449,21 @@ impl<'a> Tree<'a> {
 
     fn whiteout(&mut self, at: BorrowedFd<'_>, name: &[u8]) -> Result<(), Trouble> {
         match look(at, name).map_err(with("look at what is there"))? {
-            Found::Nothing => mknodat(at, name, FileType::CharacterDevice, Mode::empty(), 0)
-                .map_err(with("make the whiteout")),
+            Found::Nothing => {
+                mknodat(at, name, FileType::CharacterDevice, Mode::empty(), 0)
+                    .map_err(with("make the whiteout"))?;
+                // So that a layer is the same however often it is unpacked.
+                let epoch = Timespec {
+                    tv_sec: 0,
+                    tv_nsec: 0,
+                };
+                let times = Timestamps {
+                    last_access: epoch,
+                    last_modification: epoch,
+                };
+                utimensat(at, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+                    .map_err(with("set the time of the whiteout"))
+            }
             Found::Directory => {
                 let directory =
                     openat(at, name, PARENT, Mode::empty()).map_err(with("open the directory"))?;
@@ -471,77 +496,4 @@ fn look(at: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Found> {
         FileType::CharacterDevice if stat.st_rdev == 0 => Found::Whiteout,
         other => Found::Other(other),
     })
-}
-
-fn times(mtime: Time) -> Timestamps {
-    let time = Timespec {
-        tv_sec: mtime.seconds,
-        tv_nsec: mtime.nanos.into(),
-    };
-    Timestamps {
-        last_access: time,
-        last_modification: time,
-    }
-}
-
-fn owner(entry: &Entry) -> Result<(Option<Uid>, Option<Gid>), Trouble> {
-    // The last number means "leave it" to chown.
-    let id = |n: i64| u32::try_from(n).ok().filter(|n| *n != u32::MAX);
-    match (id(entry.uid), id(entry.gid)) {
-        (Some(uid), Some(gid)) => Ok((Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))),
-        _ => refused(format!("an impossible owner, {}:{}", entry.uid, entry.gid)),
-    }
-}
-
-/// Owner, mode, attributes of an open file or directory. In this order: chown clears suid and
-/// capabilities, and an access ACL says more than the mode does.
-fn dress_fd(fd: &OwnedFd, entry: &Entry) -> Result<(), Trouble> {
-    let (uid, gid) = owner(entry)?;
-    fchown(fd, uid, gid).map_err(with(SET_OWNER))?;
-    fchmod(fd, Mode::from_raw_mode(entry.mode)).map_err(with("set the mode"))?;
-    for (key, value) in &entry.xattrs {
-        if name::xattr_is_kept(key) && key != DEFAULT_ACL {
-            let set = fsetxattr(fd, key.as_slice(), value, XattrFlags::empty());
-            xattr_result(set, key)?;
-        }
-    }
-    Ok(())
-}
-
-/// The same for what cannot be opened, and its times.
-fn dress_at(at: BorrowedFd<'_>, name: &[u8], entry: &Entry) -> Result<(), Trouble> {
-    let (uid, gid) = owner(entry)?;
-    chownat(at, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).map_err(with(SET_OWNER))?;
-    if entry.kind != Kind::Symlink {
-        // It was just made and nobody else changes the tree: there is no link to follow.
-        chmodat(at, name, Mode::from_raw_mode(entry.mode), AtFlags::empty())
-            .map_err(with("set the mode"))?;
-    }
-    for (key, value) in &entry.xattrs {
-        if name::xattr_is_kept(key) {
-            xattr_result(set_xattr_at(at, name, key, value), key)?;
-        }
-    }
-    utimensat(at, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(with("set the times"))
-}
-
-fn xattr_result(result: rustix::io::Result<()>, key: &[u8]) -> Result<(), Trouble> {
-    match result {
-        Err(Errno::OPNOTSUPP | Errno::PERM) if key == b"security.selinux" => Ok(()),
-        other => other.map_err(with(&format!("set its attribute {}", shown(key)))),
-    }
-}
-
-/// A parent that the tar does not have: root's, whatever it would inherit from the directory it is in.
-fn dress_new_parent(at: BorrowedFd<'_>, name: &[u8]) -> Result<(), Trouble> {
-    chownat(
-        at,
-        name,
-        Some(Uid::ROOT),
-        Some(Gid::ROOT),
-        AtFlags::SYMLINK_NOFOLLOW,
-    )
-    .map_err(with(SET_OWNER))?;
-    chmodat(at, name, Mode::from_raw_mode(0o755), AtFlags::empty()).map_err(with("set the mode"))
 }

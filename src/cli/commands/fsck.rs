@@ -1,0 +1,141 @@
+//! `fsck`: the store's files against its database.
+
+use std::fmt::Display;
+
+use crate::cli::context::Context;
+use crate::cli::error::{CommandError, complain};
+use crate::db::{Image, Snapshot};
+use crate::image::config;
+use crate::image::removal;
+use crate::image::removal_plan::Manner;
+use crate::model::{ImageId, Layer, Phase};
+use crate::reclaim::{execute, plan};
+use crate::store::Store;
+use crate::store::usage::measure;
+
+/// Arguments of `fsck`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Also walk every layer: its entries and allocated bytes must be those it was unpacked with
+    #[arg(long)]
+    deep: bool,
+    /// Remove the images that are damaged, so that they can be loaded again, and reclaim the rest
+    #[arg(long)]
+    repair: bool,
+}
+
+/// Run `fsck`.
+pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
+    let mut damage = Damage::default();
+    for line in cx.db.read(|tx| tx.integrity())? {
+        damage.found(format_args!("the database: {line}"));
+    }
+    let snapshot = cx.snapshot()?;
+    let mut broken = Vec::new();
+    for layer in &snapshot.layers {
+        if let Err(why) = check_layer(&cx.store, layer, args.deep) {
+            damage.found(format_args!("layer {}: {why}", snapshot.chain_of(layer)));
+            broken.push(layer);
+        }
+    }
+    let mut to_remove = Vec::new();
+    for image in &snapshot.images {
+        let own = check_image(&cx.store, &snapshot, image);
+        if let Err(why) = &own {
+            damage.found(format_args!("image {}: {why}", image.id));
+        }
+        let names = |layer: &&Layer| snapshot.named_by(layer).contains(&image.id);
+        if own.is_err() || broken.iter().copied().any(|layer| names(&layer)) {
+            to_remove.push(image.id.clone());
+        }
+    }
+    for orphan in plan::orphans(&cx.store, &snapshot, &execute::list(&cx.store)?) {
+        // No damage: a crash leaves them, and gc removes them.
+        cx.line(format_args!("Orphaned: {}", orphan.display()))?;
+    }
+    cx.line(format_args!(
+        "Checked {} images and {} layers: {} found",
+        snapshot.images.len(),
+        snapshot.layers.len(),
+        match damage.count {
+            0 => "nothing".to_owned(),
+            1 => "1 damage".to_owned(),
+            n => format!("{n} damages"),
+        }
+    ))?;
+    if args.repair {
+        return repair(cx, &to_remove);
+    }
+    if damage.count > 0 {
+        Err(CommandError::Reported)
+    } else {
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Damage {
+    count: u64,
+}
+
+impl Damage {
+    fn found(&mut self, what: impl Display) {
+        complain(&what);
+        self.count += 1;
+    }
+}
+
+fn check_layer(store: &Store, layer: &Layer, deep: bool) -> Result<(), String> {
+    let directory = store.layer_directory(layer);
+    if matches!(layer.phase, Phase::Reclaiming | Phase::Marking) {
+        // On its way out, with or without its files.
+        return Ok(());
+    }
+    if !directory.join("tree").is_dir() {
+        return Err(format!("{} is missing", directory.join("tree").display()));
+    }
+    if !deep {
+        return Ok(());
+    }
+    let found = measure(&directory.join("tree"))
+        .map_err(|e| e.to_string())?
+        .entries;
+    if found != layer.entries {
+        return Err(format!("{found} entries, {} were unpacked", layer.entries));
+    }
+    let found = measure(&directory).map_err(|e| e.to_string())?.bytes;
+    if found != layer.bytes {
+        return Err(format!(
+            "{found} bytes are allocated, {} were when it was unpacked",
+            layer.bytes
+        ));
+    }
+    Ok(())
+}
+
+fn check_image(store: &Store, snapshot: &Snapshot, image: &Image) -> Result<(), String> {
+    let config = config::raw(store, &image.id).map_err(|e| e.to_string())?;
+    let found = ImageId::of(&config);
+    if found != image.id {
+        return Err(format!("its config has the digest {found}"));
+    }
+    for place in &image.layers {
+        let is_it = |l: &&Layer| l.phase == Phase::Present && l.diff == place.diff;
+        if !snapshot.layers.iter().any(|l| is_it(&l)) {
+            return Err(format!("the store has no layer {}", place.diff));
+        }
+    }
+    Ok(())
+}
+
+fn repair(cx: &mut Context, images: &[ImageId]) -> Result<(), CommandError> {
+    for image in images {
+        let manner = Manner {
+            force: true,
+            prune: true,
+        };
+        removal::remove(&mut cx.db, &cx.store, &image.to_string(), manner)?;
+        cx.line(format_args!("Removed: {image} (load it again)"))?;
+    }
+    super::gc::run(super::gc::Args {}, cx)
+}

@@ -1,1 +1,0 @@
-//! Layers unpacked without needing root.

@@ -1,0 +1,254 @@
+//! What the union's tests share: directories to make a view of, and a driver that calls the union
+//! by paths, without a mount.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use layerctl::union::{
+    Attr, Caller, Entry, Error, Layers, NewEntry, Options, ROOT_INO, RenameHow, SetAttr, Union,
+    What,
+};
+use rustix::fs::{FileType, Mode, OFlags, XattrFlags};
+
+pub type Case = (&'static str, fn());
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Root, as the caller of everything.
+pub const ROOT: Caller = Caller { uid: 0, gid: 0 };
+
+/// Layers (`l0` topmost), upper and work, below a directory that goes with this.
+pub struct Dirs {
+    pub temp: tempfile::TempDir,
+    pub layers: usize,
+}
+
+impl Dirs {
+    pub fn new(layers: usize) -> Dirs {
+        let temp = tempfile::tempdir().unwrap();
+        for name in [
+            "upper",
+            "work",
+            "model",
+            "mnt",
+            "ovl-upper",
+            "ovl-work",
+            "ovl",
+        ] {
+            fs::create_dir(temp.path().join(name)).unwrap();
+        }
+        let dirs = Dirs { temp, layers };
+        for layer in 0..layers {
+            fs::create_dir(dirs.layer(layer)).unwrap();
+        }
+        dirs
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.temp.path().join(name)
+    }
+
+    pub fn layer(&self, layer: usize) -> PathBuf {
+        self.path(&format!("l{layer}"))
+    }
+
+    pub fn upper(&self) -> PathBuf {
+        self.path("upper")
+    }
+
+    pub fn open(&self) -> Layers {
+        Layers {
+            lowers: (0..self.layers)
+                .map(|layer| open_dir(&self.layer(layer)))
+                .collect(),
+            upper: Some(open_dir(&self.upper())),
+            work: Some(open_dir(&self.path("work"))),
+        }
+    }
+
+    pub fn view(&self) -> View {
+        View {
+            union: Union::new(self.open(), Options { volatile: true }).unwrap(),
+        }
+    }
+}
+
+pub fn open_dir(path: &Path) -> OwnedFd {
+    File::open(path).unwrap().into()
+}
+
+/// Writes a file and the directories it is in.
+pub fn put(root: &Path, path: &str, content: &str) {
+    let path = root.join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, content).unwrap();
+}
+
+pub fn whiteout(root: &Path, path: &str) {
+    let path = root.join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let (cwd, mode) = (rustix::fs::CWD, Mode::empty());
+    rustix::fs::mknodat(cwd, &path, FileType::CharacterDevice, mode, 0).unwrap();
+}
+
+pub fn opaque(root: &Path, path: &str) {
+    let path = root.join(path);
+    fs::create_dir_all(&path).unwrap();
+    set_xattr(&path, "trusted.overlay.opaque", b"y");
+}
+
+pub fn set_xattr(path: &Path, name: &str, value: &[u8]) {
+    rustix::fs::lsetxattr(path, name, value, XattrFlags::empty()).unwrap();
+}
+
+pub fn get_xattr(path: &Path, name: &str) -> Option<Vec<u8>> {
+    let mut value = vec![0; 4096];
+    let len = rustix::fs::lgetxattr(path, name, &mut value[..]).ok()?;
+    value.truncate(len);
+    Some(value)
+}
+
+/// A union called by paths.
+pub struct View {
+    pub union: Union,
+}
+
+impl View {
+    pub fn entry(&self, path: &str) -> Result<Entry> {
+        let mut at: Option<Entry> = None;
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            let parent = at.as_ref().map_or(ROOT_INO, |entry| entry.attr.ino);
+            at = Some(self.union.lookup(parent, name.as_bytes())?);
+        }
+        at.ok_or(Error::Invalid)
+    }
+
+    /// Calls with the number of the directory that `path` is in, and its last name.
+    pub fn at<T>(&self, path: &str, call: impl FnOnce(u64, &[u8]) -> Result<T>) -> Result<T> {
+        match path.rsplit_once('/') {
+            None => call(ROOT_INO, path.as_bytes()),
+            Some((parent, name)) => {
+                let parent = self.entry(parent)?;
+                call(parent.attr.ino, name.as_bytes())
+            }
+        }
+    }
+
+    pub fn attr(&self, path: &str) -> Result<Attr> {
+        if path.is_empty() {
+            return self.union.getattr(ROOT_INO);
+        }
+        Ok(self.entry(path)?.attr)
+    }
+
+    pub fn make(&self, path: &str, mode: u32, what: What<'_>) -> Result<Entry> {
+        self.at(path, |parent, name| {
+            let new = NewEntry {
+                parent,
+                name,
+                caller: ROOT,
+                mode,
+                umask: 0,
+            };
+            self.union.make(&new, what)
+        })
+    }
+
+    pub fn mkdir(&self, path: &str) -> Result<()> {
+        self.make(path, 0o755, What::Directory).map(drop)
+    }
+
+    pub fn open(&self, path: &str, flags: OFlags) -> Result<u64> {
+        let entry = self.entry(path)?;
+        self.union.open(entry.attr.ino, flags, ROOT)
+    }
+
+    pub fn create(&self, path: &str, content: &[u8]) -> Result<()> {
+        let handle = self.at(path, |parent, name| {
+            let new = NewEntry {
+                parent,
+                name,
+                caller: ROOT,
+                mode: 0o644,
+                umask: 0,
+            };
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR;
+            self.union.create(&new, flags).map(|(_, handle)| handle)
+        })?;
+        self.union.write(handle, 0, content, false)?;
+        self.union.release(handle)
+    }
+
+    pub fn write(&self, path: &str, offset: u64, content: &[u8]) -> Result<()> {
+        let handle = self.open(path, OFlags::WRONLY)?;
+        let written = self.union.write(handle, offset, content, false);
+        self.union.release(handle)?;
+        written
+    }
+
+    pub fn read(&self, path: &str) -> Result<Vec<u8>> {
+        let handle = self.open(path, OFlags::RDONLY)?;
+        let content = self.read_handle(handle);
+        self.union.release(handle)?;
+        content
+    }
+
+    pub fn read_handle(&self, handle: u64) -> Result<Vec<u8>> {
+        let mut buffer = vec![0; 1 << 16];
+        let len = self.union.read(handle, 0, &mut buffer)?;
+        buffer.truncate(len);
+        Ok(buffer)
+    }
+
+    pub fn unlink(&self, path: &str) -> Result<()> {
+        self.at(path, |parent, name| self.union.unlink(parent, name))
+    }
+
+    pub fn rmdir(&self, path: &str) -> Result<()> {
+        self.at(path, |parent, name| self.union.rmdir(parent, name))
+    }
+
+    pub fn rename(&self, from: &str, to: &str, how: RenameHow) -> Result<()> {
+        self.at(from, |parent, name| {
+            self.at(to, |new_parent, new_name| {
+                self.union.rename(parent, name, new_parent, new_name, how)
+            })
+        })
+    }
+
+    pub fn link(&self, from: &str, to: &str) -> Result<()> {
+        let source = self.entry(from)?;
+        self.at(to, |parent, name| {
+            self.union.link(source.attr.ino, parent, name)
+        })
+        .map(drop)
+    }
+
+    pub fn setattr(&self, path: &str, set: &SetAttr) -> Result<Attr> {
+        let entry = self.entry(path)?;
+        self.union.setattr(entry.attr.ino, set)
+    }
+
+    /// The names in a directory, sorted, without `.` and `..`.
+    pub fn list(&self, path: &str) -> Result<Vec<String>> {
+        let ino = self.attr(path)?.ino;
+        let held = if path.is_empty() {
+            None
+        } else {
+            Some(self.entry(path)?)
+        };
+        let handle = self.union.opendir(ino)?;
+        let listing = self.union.listing(handle, true)?;
+        self.union.releasedir(handle)?;
+        drop(held);
+        let mut names: Vec<String> = listing
+            .iter()
+            .skip(2)
+            .map(|item| OsStr::from_bytes(&item.name).to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+}
