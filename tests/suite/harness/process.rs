@@ -7,6 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+
 /// Waits till `done`; panics with `what` when that takes longer than anything here may take.
 #[track_caller]
 pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
@@ -40,15 +44,6 @@ pub fn pids() -> Vec<i32> {
         .collect()
 }
 
-/// Whether the process is there and not a zombie.
-pub fn runs(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        // The state comes after the name, which is in parentheses and may contain any character.
-        let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes()[0]);
-        !matches!(state, Some(b'Z' | b'X') | None)
-    })
-}
-
 /// What the descriptors of a process lead to.
 pub fn descriptors(pid: i32) -> Vec<PathBuf> {
     let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else {
@@ -70,15 +65,26 @@ pub fn users_of(program: &Path, root: &Path) -> Vec<i32> {
         .collect()
 }
 
-/// SIGKILL, and wait till it is no more.
+/// SIGKILL, and wait till all of it is gone. (A process whose leader is a zombie may still have
+/// threads, and with them its descriptors and locks; a pidfd tells when the last one has ended.)
 #[track_caller]
 pub fn kill_hard(pid: i32) {
-    let target = rustix::process::Pid::from_raw(pid).expect("a positive PID");
-    match rustix::process::kill_process(target, rustix::process::Signal::KILL) {
-        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+    let target = Pid::from_raw(pid).expect("a positive PID");
+    let handle = match pidfd_open(target, PidfdFlags::empty()) {
+        Ok(handle) => handle,
+        Err(Errno::SRCH) => return,
+        Err(e) => panic!("pidfd_open {pid}: {e}"),
+    };
+    match kill_process(target, Signal::KILL) {
+        Ok(()) | Err(Errno::SRCH) => {}
         Err(e) => panic!("cannot kill {pid}: {e}"),
     }
-    wait_until("the killed process ends", || !runs(pid));
+    let patience = Timespec {
+        tv_sec: 30,
+        tv_nsec: 0,
+    };
+    let ended = poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&patience));
+    assert_eq!(ended, Ok(1), "{pid} ends");
 }
 
 /// A child that does nothing but hold what it was started with; killed when dropped.

@@ -207,16 +207,19 @@ impl Store {
         self.check_events();
     }
 
-    /// What the store keeps of an image, entry by entry: of a whole one it is always the same.
+    /// The trees of an image's layers as they lie in the store, entry by entry: of a whole one they
+    /// are always the same.
     #[track_caller]
     pub fn stored(&self, image: &Built) -> BTreeMap<PathBuf, tree::Entry> {
-        let hex = |id: &str| id["sha256:".len()..].to_owned();
-        let layers = image.diffs.iter().map(|d| Path::new("layers").join(hex(d)));
         let mut all = BTreeMap::new();
-        for dir in layers.chain([Path::new("images").join(hex(&image.id))]) {
+        for layer in 0..image.diffs.len() {
+            let dir = Path::new("layers")
+                .join(image.layer_dir(layer))
+                .join("tree");
             for (name, mut entry) in tree::read(&self.root.join(&dir)) {
-                // Of the layer's own entries the times are part of it; of what holds them not.
-                if name.parent().is_none_or(|parent| parent == Path::new("")) {
+                // Neither the root nor a whiteout is in the tar, and has times from it.
+                let is_whiteout = entry.mode & 0o170000 == 0o020000 && entry.device == 0;
+                if name == Path::new("") || is_whiteout {
                     entry.mtime = (0, 0);
                 }
                 all.insert(dir.join(name), entry);
@@ -273,14 +276,7 @@ impl Store {
         for mount_point in mounts_below(self.scratch.path()).iter().rev() {
             unmount(mount_point, UnmountFlags::DETACH).ok();
         }
-        for pid in self.servers() {
-            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-                rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
-            }
-        }
-        if !std::thread::panicking() {
-            wait_until("the killed servers end", || self.servers().is_empty());
-        }
+        self.servers().into_iter().for_each(process::kill_hard);
     }
 }
 
