@@ -139,8 +139,7 @@ pub fn serve(
         }
     };
     info!("mounted at {}", service.mountpoint.display());
-    let result =
-        ready(cx).and_then(|()| Ok(mounted.serve().map_err(at(service, "serve the view"))?));
+    let result = ready(cx).and_then(|()| mounted.serve().map_err(at(service, "serve the view")));
     // An interrupted or aborted view leaves its mount point behind.
     detach(&service.container);
     view::end(&mut cx.db, &pins.view, 0)?;

@@ -3,6 +3,7 @@
 
 pub mod descriptors;
 pub mod dirfd;
+pub mod fusermount;
 pub mod in_root;
 pub mod mounts;
 pub mod processes;

@@ -139,12 +139,9 @@ impl Union {
             rustix::fs::unlinkat(work, temporary, AtFlags::empty())?;
             return self.is_now(node, Place::Held(Arc::new(copy)), None, data);
         }
-        // Counted until the end of this, so that the names stay known.
-        let others = if file.nlink > 1 {
-            self.find_link_names(node, file)?
-        } else {
-            Vec::new()
-        };
+        if file.nlink > 1 {
+            self.find_link_names(node, file)?;
+        }
         let names = self.nodes.table.lock().names(node.ino).to_vec();
         let mut done: Vec<(Arc<OwnedFd>, Name)> = Vec::new();
         for (parent, name) in &names {
@@ -177,7 +174,6 @@ impl Union {
         if names.len() != 1 {
             rustix::fs::unlinkat(work, temporary, AtFlags::empty())?;
         }
-        drop(others);
         let stat = rustix::fs::fstat(&copy)?;
         let identity = Identity::Upper {
             dev: stat.st_dev,

@@ -18,7 +18,7 @@ use super::error::Result;
 use super::fs::Union;
 use super::inode_table::{Name, ROOT};
 use super::layers::{LowerFile, LowerPath, Redirect, is_dir, parse_redirect};
-use super::node::{Node, NodeRef};
+use super::node::Node;
 use crate::sys::dirfd;
 
 /// Where in a layer the files with several links are, by inode number.
@@ -87,16 +87,11 @@ impl Union {
         Ok(links)
     }
 
-    /// Makes all names known under which the union shows this file of a layer. They stay known as
-    /// long as the result is kept. Needs the tree lock.
-    pub(super) fn find_link_names(
-        &self,
-        node: &Arc<Node>,
-        file: &LowerFile,
-    ) -> Result<Vec<NodeRef>> {
+    /// Makes all names known under which the union shows this file of a layer: they stay with its
+    /// node. Needs the tree lock.
+    pub(super) fn find_link_names(&self, node: &Arc<Node>, file: &LowerFile) -> Result<()> {
         let links = self.links_of_layer(file.dir.layer)?;
         let redirects = self.redirects()?;
-        let mut found = Vec::new();
         for path in links.get(&file.ino).map_or(&[][..], Vec::as_slice) {
             let path = path.names();
             let moved = redirects.iter().filter_map(|(shown, layers)| {
@@ -104,13 +99,17 @@ impl Union {
                 Some([shown, rest].concat())
             });
             for path in std::iter::once(path.clone()).chain(moved) {
-                found.extend(
-                    self.lookup_path(&path)?
-                        .filter(|other| other.ino == node.ino),
+                // The lookup notes the name with the node of its identity: with this one, unless
+                // the file is hidden there by another.
+                let shown = self.lookup_path(&path)?;
+                tracing::trace!(
+                    "node {} may be {:?}",
+                    node.ino,
+                    shown.map(|other| other.ino())
                 );
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     /// The directories of the upper directory that have a redirect.

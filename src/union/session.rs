@@ -16,6 +16,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::fs::Union;
 use super::fuse_adapter::Adapter;
+use crate::sys::fusermount;
 
 /// How a union is mounted.
 #[derive(Debug, Clone)]
@@ -61,8 +62,7 @@ pub fn mount(union: Union, mount_point: &Path, options: &MountOptions) -> io::Re
     let root = rustix::process::geteuid().is_root();
     let allow_other = root || options.allow_other;
     let read_only = options.read_only || union.is_read_only();
-    let device = open_device()?;
-    mount_device(&device, mount_point, options, root, allow_other, read_only)?;
+    let device = mount_anyhow(mount_point, options, root, allow_other, read_only)?;
     let acl = if allow_other {
         SessionACL::All
     } else {
@@ -121,6 +121,40 @@ impl Mounted {
         }
         served
     }
+}
+
+/// Mounts directly, or by the helper if this user may not.
+fn mount_anyhow(
+    mount_point: &Path,
+    options: &MountOptions,
+    root: bool,
+    allow_other: bool,
+    read_only: bool,
+) -> io::Result<OwnedFd> {
+    let mounted = open_device().and_then(|device| {
+        mount_device(&device, mount_point, options, root, allow_other, read_only)?;
+        Ok(device)
+    });
+    match mounted {
+        Ok(device) => return Ok(device),
+        Err(e) if e.kind() != io::ErrorKind::PermissionDenied || root => return Err(e),
+        Err(e) => tracing::debug!("{e}; trying fusermount3"),
+    }
+    let mut list = format!(
+        "fsname={},subtype=layerctl,default_permissions",
+        options.fs_name
+    );
+    for (set, option) in [(allow_other, ",allow_other"), (read_only, ",ro")] {
+        if set {
+            list.push_str(option);
+        }
+    }
+    fusermount::mount(mount_point, &list).map_err(|e| {
+        with_context(
+            e,
+            &format!("cannot mount at {} with fusermount3", mount_point.display()),
+        )
+    })
 }
 
 fn open_device() -> io::Result<OwnedFd> {

@@ -33,6 +33,7 @@ mod sharing;
 mod union;
 mod union_model;
 mod union_mount;
+mod union_mounted;
 mod union_support;
 mod view;
 
@@ -187,6 +188,7 @@ fn cases() -> Vec<Case> {
         all(STORE, union::CASES),
         all(STORE, union_model::CASES),
         all(BESIDE_OVERLAY, union_mount::CASES),
+        all(VIEW, union_mounted::CASES),
     ]
     .into_iter()
     .flatten()

@@ -60,12 +60,16 @@ enum Op {
 }
 
 fn path() -> impl Strategy<Value = String> {
-    prop::collection::vec(prop::sample::select(vec!["a", "b", "c"]), 1..4)
-        .prop_map(|names| names.join("/"))
+    let name = || prop::sample::select(vec!["a", "b", "c"]);
+    prop_oneof![
+        3 => name().prop_map(str::to_owned),
+        3 => (name(), name()).prop_map(|(a, b)| format!("{a}/{b}")),
+        1 => (name(), name(), name()).prop_map(|(a, b, c)| format!("{a}/{b}/{c}")),
+    ]
 }
 
 fn put(with_links: bool) -> impl Strategy<Value = Put> {
-    let links = if with_links { 3 } else { 0 };
+    let links = if with_links { 12 } else { 0 };
     prop_oneof![
         6 => (path(), any::<u8>()).prop_map(|(p, c)| Put::File(p, c)),
         4 => (path(), prop::sample::select(vec![0o755, 0o700, 0o1777, 0o2775]))
@@ -128,10 +132,10 @@ fn build(root: &Path, puts: &[Put]) {
             Put::Opaque(p) if free(p) => opaque(root, p),
             Put::Whiteout(p) if free(p) => whiteout(root, p),
             Put::Symlink(p) if free(p) => symlink("no/where", root.join(p)).unwrap(),
-            Put::Link(p, q) if free(q) => {
-                if fs::symlink_metadata(root.join(p)).is_ok_and(|m| m.is_file()) {
-                    fs::hard_link(root.join(p), root.join(q)).unwrap();
-                }
+            Put::Link(p, q)
+                if free(q) && fs::symlink_metadata(root.join(p)).is_ok_and(|m| m.is_file()) =>
+            {
+                fs::hard_link(root.join(p), root.join(q)).unwrap();
             }
             _ => {}
         }

@@ -51,13 +51,14 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
         images.push((created, image));
     }
     // The newest first, as Docker lists them.
-    images.sort_by(|a, b| b.0.cmp(&a.0));
+    images.sort_by_key(|(created, _)| std::cmp::Reverse(*created));
     let mut rows = Vec::new();
     for (created, image) in images {
-        let id = if args.quiet && !args.no_trunc || !args.no_trunc && args.format == Format::Table {
-            image.id.short().to_owned()
-        } else {
+        let full = args.no_trunc || (args.format == Format::Json && !args.quiet);
+        let id = if full {
             image.id.to_string()
+        } else {
+            image.id.short().to_owned()
         };
         for tag in names(image, wanted.as_ref()) {
             let none = || "<none>".to_owned();

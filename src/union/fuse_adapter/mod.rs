@@ -3,26 +3,28 @@
 //! It owns what is the protocol's alone: lifetimes of the kernel's caches, flags, and the counting
 //! of lookups that a reply hands to the kernel. No decision about files is made here.
 
+mod convert;
+
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem,
-    FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileAttr, FileHandle, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use rustix::fs::OFlags;
 
-use super::attr::{Attr, Caller, Kind, SetAttr, SetTime, Time};
-use super::create::{NewEntry, What};
+use super::attr::{Kind, SetAttr};
+use super::create::What;
 use super::error::{Error, Result};
 use super::fs::{Entry, Union};
 use super::rename::RenameHow;
 use super::xattr::XattrSet;
+use convert::{DOT, NOTHING, caller, errno, file_attr, file_type, new_entry, open_flags, set_time};
 
 /// How long the kernel may believe what it was told: the view is the only way in, and what changes
 /// on its own is reported (`Union::notify_stale`).
@@ -58,10 +60,6 @@ impl Adapter {
     }
 }
 
-fn errno(error: Error) -> Errno {
-    Errno::from_i32(error.errno())
-}
-
 fn reply_empty(reply: ReplyEmpty, done: Result<()>) {
     match done {
         Ok(()) => reply.ok(),
@@ -75,82 +73,6 @@ fn reply_xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>>) {
         Ok(value) if value.len() <= size as usize => reply.data(&value),
         Ok(_) => reply.error(errno(Error::TooSmall)),
         Err(e) => reply.error(errno(e)),
-    }
-}
-
-fn caller(request: &Request) -> Caller {
-    Caller {
-        uid: request.uid(),
-        gid: request.gid(),
-    }
-}
-
-fn open_flags(flags: i32) -> OFlags {
-    OFlags::from_bits_retain(flags as _)
-}
-
-fn file_type(kind: Kind) -> FileType {
-    match kind {
-        Kind::File => FileType::RegularFile,
-        Kind::Directory => FileType::Directory,
-        Kind::Symlink => FileType::Symlink,
-        Kind::Fifo => FileType::NamedPipe,
-        Kind::Socket => FileType::Socket,
-        Kind::CharDevice => FileType::CharDevice,
-        Kind::BlockDevice => FileType::BlockDevice,
-    }
-}
-
-fn system_time(time: Time) -> SystemTime {
-    let nanos = Duration::from_nanos(u64::from(time.nanos));
-    match u64::try_from(time.secs) {
-        Ok(secs) => UNIX_EPOCH + Duration::from_secs(secs) + nanos,
-        Err(_) => UNIX_EPOCH - Duration::from_secs(time.secs.unsigned_abs()) + nanos,
-    }
-}
-
-/// fuser gives a time before 1970 as the epoch minus the seconds minus the nanoseconds, though the
-/// protocol's nanoseconds count forward.
-fn time(time: SystemTime) -> Time {
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => Time {
-            secs: after.as_secs() as i64,
-            nanos: after.subsec_nanos(),
-        },
-        Err(before) => {
-            let before = before.duration();
-            Time {
-                secs: -(before.as_secs() as i64),
-                nanos: before.subsec_nanos(),
-            }
-        }
-    }
-}
-
-fn set_time(to: TimeOrNow) -> SetTime {
-    match to {
-        TimeOrNow::Now => SetTime::Now,
-        TimeOrNow::SpecificTime(at) => SetTime::At(time(at)),
-    }
-}
-
-fn file_attr(attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attr.ino),
-        size: attr.size,
-        blocks: attr.blocks,
-        atime: system_time(attr.atime),
-        mtime: system_time(attr.mtime),
-        ctime: system_time(attr.ctime),
-        crtime: UNIX_EPOCH,
-        kind: file_type(attr.kind),
-        perm: attr.mode as u16,
-        nlink: attr.nlink,
-        uid: attr.uid,
-        gid: attr.gid,
-        rdev: attr.rdev,
-        blksize: attr.blksize,
-        flags: 0,
     }
 }
 
@@ -645,62 +567,5 @@ impl Adapter {
             return Ok(Some(item.ino));
         }
         Ok(self.union.listed(fh.0, item)?.map(|entry| entry.attr.ino))
-    }
-}
-
-fn new_entry<'a>(
-    request: &Request,
-    parent: INodeNo,
-    name: &'a OsStr,
-    mode: u32,
-    umask: u32,
-) -> NewEntry<'a> {
-    let mode = mode & 0o7777;
-    NewEntry {
-        parent: parent.0,
-        name: name.as_bytes(),
-        caller: caller(request),
-        mode,
-        umask,
-    }
-}
-
-/// The attributes of a directory whose number and type alone count.
-const DOT: FileAttr = FileAttr {
-    ino: INodeNo(0),
-    size: 0,
-    blocks: 0,
-    atime: UNIX_EPOCH,
-    mtime: UNIX_EPOCH,
-    ctime: UNIX_EPOCH,
-    crtime: UNIX_EPOCH,
-    kind: FileType::Directory,
-    perm: 0o755,
-    nlink: 1,
-    uid: 0,
-    gid: 0,
-    rdev: 0,
-    blksize: 4096,
-    flags: 0,
-};
-/// The answer that there is nothing.
-const NOTHING: FileAttr = DOT;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_before_the_epoch() {
-        let at = Time {
-            secs: -2,
-            nanos: 800_000_000,
-        };
-        assert_eq!(system_time(at), UNIX_EPOCH - Duration::from_millis(1200));
-        // As fuser gives (-2 s, 800 ms).
-        let odd = UNIX_EPOCH - Duration::new(2, 800_000_000);
-        assert_eq!(time(odd), at);
-        let later = Time { secs: 7, nanos: 9 };
-        assert_eq!(time(system_time(later)), later);
     }
 }

@@ -1,0 +1,192 @@
+//! Views and kernel overlayfs mounts for the union's tests, gone when they are dropped.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::JoinHandle;
+
+use layerctl::union::{MountOptions, Options, Union, mount};
+
+use super::union_support::{Dirs, get_xattr, opaque, put, set_xattr, whiteout};
+
+/// A view served by a thread of this process.
+pub struct View {
+    pub dirs: Dirs,
+    pub mnt: PathBuf,
+    pub server: Option<JoinHandle<std::io::Result<()>>>,
+}
+
+pub fn options() -> MountOptions {
+    MountOptions {
+        threads: 2,
+        ..MountOptions::default()
+    }
+}
+
+impl View {
+    pub fn new(dirs: Dirs) -> View {
+        let mnt = dirs.path("mnt");
+        let union = Union::new(dirs.open(), Options::default()).unwrap();
+        let mounted = mount(union, &mnt, &options()).unwrap();
+        let server = Some(std::thread::spawn(move || mounted.serve()));
+        View { dirs, mnt, server }
+    }
+
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.mnt.join(path)
+    }
+
+    pub fn unmount(&mut self) {
+        unmount(&self.mnt, false);
+        self.server.take().unwrap().join().unwrap().unwrap();
+    }
+
+    pub fn again(mut self) -> View {
+        self.unmount();
+        let dirs = Dirs {
+            temp: std::mem::replace(&mut self.dirs.temp, tempfile::tempdir().unwrap()),
+            layers: self.dirs.layers,
+        };
+        View::new(dirs)
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            unmount(&self.mnt, true);
+            if !std::thread::panicking() {
+                server.join().unwrap().unwrap();
+            }
+        }
+    }
+}
+
+pub fn unmount(path: &Path, lazy: bool) {
+    use rustix::mount::UnmountFlags;
+    let flags = if lazy {
+        UnmountFlags::DETACH
+    } else {
+        UnmountFlags::empty()
+    };
+    rustix::mount::unmount(path, flags).unwrap();
+}
+
+/// A kernel overlayfs mount, gone with this.
+pub struct Overlay(pub PathBuf);
+
+impl Overlay {
+    pub fn new(dirs: &Dirs, upper: &str, work: &str) -> Overlay {
+        let at = dirs.path("ovl");
+        let lowers: Vec<String> = (0..dirs.layers)
+            .map(|l| dirs.layer(l).display().to_string())
+            .collect();
+        let data = format!(
+            "lowerdir={},upperdir={},workdir={},redirect_dir=on,index=off",
+            lowers.join(":"),
+            dirs.path(upper).display(),
+            dirs.path(work).display(),
+        );
+        run(Command::new("mount")
+            .args(["-t", "overlay", "overlay", "-o", &data])
+            .arg(&at));
+        Overlay(at)
+    }
+}
+
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        unmount(&self.0, true);
+    }
+}
+
+pub fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+pub fn sh(script: &str, at: &Path) -> String {
+    run(Command::new("sh")
+        .args(["-e", "-c", script])
+        .current_dir(at))
+}
+
+/// Everything that both show alike: no numbers, and no links of directories.
+pub fn listing(root: &Path) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut todo = vec![PathBuf::new()];
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(root.join(&dir)).unwrap() {
+            let entry = entry.unwrap();
+            let path = dir.join(entry.file_name());
+            let full = root.join(&path);
+            let meta = fs::symlink_metadata(&full).unwrap();
+            // The number in the listing is the one of stat.
+            let d_ino = std::os::unix::fs::DirEntryExt::ino(&entry);
+            assert!(d_ino == meta.ino() || root.ends_with("ovl"), "{path:?}");
+            let content = if meta.is_file() {
+                format!("{:?}", fs::read(&full).unwrap())
+            } else if meta.is_symlink() {
+                format!("{:?}", fs::read_link(&full).unwrap())
+            } else {
+                String::new()
+            };
+            if meta.is_dir() {
+                todo.push(path.clone());
+            }
+            let nlink = if meta.is_dir() { 0 } else { meta.nlink() };
+            lines.push(format!(
+                "{path:?} {:o} {nlink} {}:{} {} {}.{} {:x} {:?} {content}",
+                meta.mode(),
+                meta.uid(),
+                meta.gid(),
+                if meta.is_dir() { 0 } else { meta.size() },
+                meta.mtime(),
+                meta.mtime_nsec(),
+                meta.rdev(),
+                get_xattr(&full, "user.test"),
+            ));
+        }
+    }
+    lines.sort();
+    lines
+}
+
+/// Layers with one of everything.
+pub fn rich_layers() -> Dirs {
+    let dirs = Dirs::new(3);
+    let (top, middle, bottom) = (dirs.layer(0), dirs.layer(1), dirs.layer(2));
+    put(&bottom, "etc/passwd", "root");
+    put(&bottom, "etc/deep/er/file", "x");
+    put(&bottom, "gone/file", "x");
+    put(&bottom, "hidden/below", "x");
+    put(&bottom, "dir-then-file/x", "x");
+    put(&bottom, "file-then-dir", "x");
+    put(&bottom, "suid", "x");
+    fs::set_permissions(bottom.join("suid"), fs::Permissions::from_mode(0o4755)).unwrap();
+    std::os::unix::fs::lchown(bottom.join("etc/passwd"), Some(12), Some(34)).unwrap();
+    symlink("etc/passwd", bottom.join("link")).unwrap();
+    symlink("/nowhere", bottom.join("dangling")).unwrap();
+    sh(
+        "mkfifo fifo; mknod null c 1 3; mknod block b 7 99; mkdir -m 1777 tmp",
+        &bottom,
+    );
+    put(&bottom, "linked", "links");
+    fs::hard_link(bottom.join("linked"), bottom.join("etc/linked2")).unwrap();
+    set_xattr(&bottom.join("etc"), "user.test", b"dir");
+    set_xattr(&bottom.join("etc/passwd"), "user.test", b"value");
+    put(&middle, "etc/group", "g");
+    whiteout(&middle, "gone");
+    opaque(&middle, "hidden");
+    put(&middle, "hidden/new", "x");
+    put(&middle, "dir-then-file", "x");
+    put(&middle, "file-then-dir/x", "x");
+    put(&middle, "name-\u{fc}\n ", "odd");
+    put(&top, "etc/group", "newer");
+    whiteout(&top, "etc/deep/er/file");
+    put(&top, &"n".repeat(255), "long");
+    dirs
+}
