@@ -188,7 +188,6 @@ fn cases() -> Vec<Case> {
         all(STORE, union::CASES),
         all(STORE, union_model::CASES),
         all(BESIDE_OVERLAY, union_mount::CASES),
-        all(VIEW, union_mounted::CASES),
     ]
     .into_iter()
     .flatten()
