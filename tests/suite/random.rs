@@ -8,11 +8,13 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use serde_json::Value;
+
 use crate::harness::process::kill_hard;
 use crate::harness::{Archive, Built, Image, Layer, Store, noise, strings, text, wait_until};
 
 const IMAGES: usize = 4;
-const STEPS: usize = 40;
+const STEPS: usize = 80;
 
 /// A container as it must be.
 struct Container {
@@ -236,33 +238,28 @@ impl World {
         let expected: BTreeSet<String> = expected.map(|n| self.archives[n].1.id.clone()).collect();
         assert_eq!(listed, expected);
 
+        // By diff ID: a layer lies in the store once, whatever chains it is part of.
         let rows = self.store.json(&["layers"]);
+        let any = |diff: &str, fits: &dyn Fn(&Value) -> bool| {
+            rows.iter()
+                .any(|row| text(row, "diff_id") == diff && fits(row))
+        };
         let mut explained = BTreeSet::new();
         for n in (0..IMAGES).filter(|n| self.loaded[*n]) {
-            for chain in &self.archives[n].1.chains {
-                let live = |row: &&serde_json::Value| {
-                    text(row, "chain_id") == *chain && text(row, "state") == "live"
-                };
-                assert!(
-                    rows.iter().find(live).is_some(),
-                    "{chain} of image {n} is live"
-                );
-                explained.insert(chain.clone());
+            for diff in &self.archives[n].1.diffs {
+                let live = any(diff, &|row| text(row, "state") == "live");
+                assert!(live, "{diff} of image {n} is live");
+                explained.insert(diff.clone());
             }
         }
         for (id, container) in self.containers.iter().filter(|(_, c)| c.pins()) {
-            for chain in &self.archives[container.image].1.chains {
-                let held = |row: &&serde_json::Value| {
-                    text(row, "chain_id") == *chain && strings(&row["pinned_by"]).contains(id)
-                };
-                assert!(
-                    rows.iter().find(held).is_some(),
-                    "{chain} is pinned by {id}"
-                );
-                explained.insert(chain.clone());
+            for diff in &self.archives[container.image].1.diffs {
+                let held = any(diff, &|row| strings(&row["pinned_by"]).contains(id));
+                assert!(held, "{diff} is pinned by {id}");
+                explained.insert(diff.clone());
             }
         }
-        let there: BTreeSet<String> = rows.iter().map(|row| text(row, "chain_id")).collect();
+        let there: BTreeSet<String> = rows.iter().map(|row| text(row, "diff_id")).collect();
         assert_eq!(there, explained, "nothing stays that has no reason to");
 
         for (id, container) in &self.containers {
