@@ -290,10 +290,10 @@ fn unsafe_code_stands_in_sys_alone() {
 
 #[test]
 fn fuser_is_named_in_the_adapter_alone() {
-    let allowed = ["src/union/fuse_adapter.rs", "src/union/session.rs"];
+    let allowed = ["src/union/fuse_adapter", "src/union/session.rs"];
     let broken = sources("src")
         .iter()
-        .filter(|source| !allowed.iter().any(|a| source.path == Path::new(a)))
+        .filter(|source| !allowed.iter().any(|a| source.path.starts_with(a)))
         .filter(|source| has_word(&source.code(), "fuser"))
         .map(|source| format!("{}: fuser outside the adapter", source.path.display()))
         .collect();

@@ -59,6 +59,15 @@ const BESIDE_OVERLAY: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Over
 const STRACE: &[Need] = &[Need::Disk, Need::Root, Need::Tool("strace")];
 const STRACE_VIEW: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Tool("strace")];
 const UNSHARE: &[Need] = &[Need::Disk, Need::Root, Need::Tool("unshare")];
+const UNION_MOUNT: &[Need] = &[
+    Need::Disk,
+    Need::Root,
+    Need::Fuse,
+    Need::Overlay,
+    Need::Tool("python3"),
+    Need::Tool("setfacl"),
+    Need::Tool("setpriv"),
+];
 const PODMAN: &[Need] = &[
     Need::Disk,
     Need::Root,
@@ -187,7 +196,7 @@ fn cases() -> Vec<Case> {
         all(DOCKER, &archives_tools::CASES[4..]),
         all(STORE, union::CASES),
         all(STORE, union_model::CASES),
-        all(BESIDE_OVERLAY, union_mount::CASES),
+        all(UNION_MOUNT, union_mount::CASES),
     ]
     .into_iter()
     .flatten()
