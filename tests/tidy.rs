@@ -313,6 +313,29 @@ fn nothing_is_left_to_do() {
     none(broken);
 }
 
+/// The README names the test of each thing that it promises.
+#[test]
+fn the_readme_names_tests_that_exist() {
+    let readme = fs::read_to_string(top().join("README.md")).unwrap();
+    let mut named = 0;
+    let mut broken = Vec::new();
+    for word in readme.split('`').skip(1).step_by(2) {
+        let Some((topic, name)) = word.split_once("::") else {
+            continue;
+        };
+        if name.is_empty() {
+            continue;
+        }
+        named += 1;
+        let text = fs::read_to_string(top().join(format!("tests/suite/{topic}.rs")));
+        if !text.unwrap_or_default().contains(&format!("fn {name}(")) {
+            broken.push(format!("README.md: there is no test {word}"));
+        }
+    }
+    assert!(named > 20, "only {named} tests are named");
+    none(broken);
+}
+
 #[test]
 fn files_are_short_and_say_what_they_are() {
     let mut broken = Vec::new();
