@@ -34,6 +34,15 @@ fn at_once(store: &Store, commands: &[Vec<&str>]) -> Vec<Run> {
     })
 }
 
+pub fn first_commands_of_a_new_store() {
+    for _ in 0..12 {
+        let store = Store::new();
+        for run in at_once(&store, &vec![vec!["images", "-q"]; 8]) {
+            run.expect(0, "", "");
+        }
+    }
+}
+
 pub fn four_loads_of_one_archive() {
     for _ in 0..4 {
         let store = Store::new();

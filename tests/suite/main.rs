@@ -133,7 +133,7 @@ fn cases() -> Vec<Case> {
         cases!(VIEW => view::{
             containers_do_not_see_each_other, hard_links_survive_copy_up,
             a_read_only_view_refuses_writes, mounts_where_it_is_told,
-            the_server_keeps_nothing_of_the_caller,
+            the_server_keeps_nothing_of_the_caller, in_the_foreground,
         }),
         cases!(STRACE => crash::{killed_removals}),
         cases!(STRACE_VIEW => crash::{
@@ -146,7 +146,7 @@ fn cases() -> Vec<Case> {
             a_server_killed_under_open_files,
         }),
         cases!(STORE => concurrency::{
-            four_loads_of_one_archive, one_name_is_given_once, one_image_is_removed_once,
+            first_commands_of_a_new_store, four_loads_of_one_archive, one_name_is_given_once, one_image_is_removed_once,
         }),
         cases!(VIEW => concurrency::{
             loads_against_removals, mounts_against_removals, ten_containers_come_and_go_together,
