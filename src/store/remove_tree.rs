@@ -1,174 +1,22 @@
-//! Physical deletion of a directory tree.
-//!
-//! Everything is reached from an open directory by single names, symlinks are never followed: the
-//! tree was unpacked from an archive that anybody may have written. Trees may be deeper than
-//! `PATH_MAX` and than the limit of open files: from a certain depth on, a directory is moved up to
-//! the top before it is emptied.
+//! Deletion of what lies at a path of the store.
 
-use std::ffi::{CStr, CString};
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, renameat, unlinkat};
-use rustix::io::Errno;
 
 use super::StoreError;
 use super::layout::open_directory;
+use crate::sys;
 
-/// How many directories are open at once.
-const DEEPEST: usize = 64;
-
-/// Delete a directory with all that is in it. Not there is well.
+/// Delete a file, or a directory with all that is in it. Not there is well. The way to it must be
+/// the store's own.
 pub fn remove_tree(path: &Path) -> Result<(), StoreError> {
-    match open_directory(path) {
-        Ok(top) => {
-            empty(top.as_fd()).map_err(StoreError::at("delete the files in", path))?;
-            drop(top);
-            match rustix::fs::rmdir(path) {
-                Ok(()) | Err(Errno::NOENT) => Ok(()),
-                Err(e) => Err(StoreError::at("delete", path)(e)),
-            }
-        }
-        Err(e) if e.is_not_found() => Ok(()),
-        Err(e) if matches!(e.source.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => {
-            rustix::fs::unlink(path).map_err(StoreError::at("delete", path))
-        }
-        Err(e) => Err(e),
-    }
-}
-
-/// Delete all that is in an open directory.
-pub fn empty(top: BorrowedFd<'_>) -> io::Result<()> {
-    let mut moved_up = 0_u64;
-    // Each pass empties the directories that the pass before has moved up to the top.
-    loop {
-        let before = moved_up;
-        empty_one(top, top, 0, &mut moved_up)?;
-        if moved_up == before {
-            return Ok(());
-        }
-    }
-}
-
-fn empty_one(
-    top: BorrowedFd<'_>,
-    directory: BorrowedFd<'_>,
-    depth: usize,
-    moved_up: &mut u64,
-) -> io::Result<()> {
-    // The names first, the deletions then: what a directory lists while it is being emptied is
-    // not defined. In portions, for a directory may have millions.
-    loop {
-        let portion = list(directory, 4096)?;
-        if portion.is_empty() {
-            return Ok(());
-        }
-        let mut gone = 0;
-        for (name, is_directory) in portion {
-            if !is_directory {
-                match unlinkat(directory, &name, AtFlags::empty()) {
-                    Ok(()) | Err(Errno::NOENT) => gone += 1,
-                    // The kind that the listing told was unknown or out of date.
-                    Err(Errno::ISDIR) => {
-                        gone += empty_child(top, directory, &name, depth, moved_up)?;
-                    }
-                    Err(e) => return Err(e.into()),
-                }
-            } else {
-                gone += empty_child(top, directory, &name, depth, moved_up)?;
-            }
-        }
-        if gone == 0 {
-            // All that is left are directories that were moved up into this one.
-            return Ok(());
-        }
-    }
-}
-
-/// 1 if the child is no longer in `directory`.
-fn empty_child(
-    top: BorrowedFd<'_>,
-    directory: BorrowedFd<'_>,
-    name: &CStr,
-    depth: usize,
-    moved_up: &mut u64,
-) -> io::Result<usize> {
-    if depth >= DEEPEST {
-        let new = CString::new(format!(".layerctl-deep.{}.{moved_up}", std::process::id()))?;
-        *moved_up += 1;
-        renameat(directory, name, top, &new)?;
-        return Ok(1);
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let child: OwnedFd = match openat(directory, name, flags, Mode::empty()) {
-        Ok(child) => child,
-        Err(Errno::NOENT) => return Ok(1),
-        Err(e) => return Err(e.into()),
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(StoreError::at("delete", path)(rustix::io::Errno::INVAL));
     };
-    empty_one(top, child.as_fd(), depth + 1, moved_up)?;
-    drop(child);
-    match unlinkat(directory, name, AtFlags::REMOVEDIR) {
-        Ok(()) | Err(Errno::NOENT) => Ok(1),
-        Err(e) => Err(e.into()),
-    }
-}
-
-/// Up to `most` names of a directory, and whether each is a directory.
-fn list(directory: BorrowedFd<'_>, most: usize) -> io::Result<Vec<(CString, bool)>> {
-    // Opened anew: the position of `directory` itself is not to be moved.
-    let mut entries = Dir::read_from(directory)?;
-    let mut names = Vec::new();
-    while names.len() < most {
-        match entries.read() {
-            None => break,
-            Some(entry) => {
-                let entry = entry?;
-                if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-                    let is_directory = entry.file_type() == FileType::Directory;
-                    names.push((entry.file_name().to_owned(), is_directory));
-                }
-            }
-        }
-    }
-    Ok(names)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::symlink;
-
-    #[test]
-    fn deletes_wide_and_deep_trees_and_follows_no_symlink() {
-        let dir = tempfile::tempdir().unwrap();
-        let keep = dir.path().join("keep");
-        std::fs::create_dir(&keep).unwrap();
-        std::fs::write(keep.join("file"), "x").unwrap();
-        let tree = dir.path().join("tree");
-        std::fs::create_dir(&tree).unwrap();
-        symlink(&keep, tree.join("link")).unwrap();
-        for i in 0..5000 {
-            std::fs::write(tree.join(format!("f{i}")), "").unwrap();
-        }
-        // Deeper than PATH_MAX: 300 directories of 100 characters.
-        let name = "d".repeat(100);
-        let mut at = open_directory(&tree).unwrap();
-        for _ in 0..300 {
-            rustix::fs::mkdirat(&at, &name, Mode::RWXU).unwrap();
-            rustix::fs::openat(&at, "f", OFlags::CREATE | OFlags::WRONLY, Mode::RUSR).unwrap();
-            at = openat(
-                &at,
-                &name,
-                OFlags::RDONLY | OFlags::DIRECTORY,
-                Mode::empty(),
-            )
-            .unwrap();
-        }
-        drop(at);
-        remove_tree(&tree).unwrap();
-        assert!(!tree.exists());
-        assert!(keep.join("file").exists());
-        remove_tree(&tree).unwrap();
+    match open_directory(parent) {
+        Ok(parent) => sys::remove_tree::remove_tree(parent, name.as_bytes())
+            .map_err(StoreError::at("delete", path)),
+        Err(e) if e.is_not_found() => Ok(()),
+        Err(e) => Err(e),
     }
 }

@@ -230,28 +230,3 @@ pub fn read_dir(dir: impl AsFd) -> Result<Vec<RawEntry>> {
     }
     Ok(entries)
 }
-
-/// Removes a name and all that is below it. A name that is not there is no error: what removes is
-/// repeated after a crash.
-pub fn remove_tree(dir: impl AsFd, name: &[u8]) -> Result<()> {
-    match rustix::fs::unlinkat(&dir, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        // POSIX says EPERM, Linux EISDIR.
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        Err(e) => return Err(e),
-    }
-    let child = open_dir(&dir, name)?;
-    empty_dir(&child)?;
-    match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
-        Err(Errno::NOENT) => Ok(()),
-        other => other,
-    }
-}
-
-/// Removes all that is in a directory.
-pub fn empty_dir(dir: impl AsFd) -> Result<()> {
-    for entry in read_dir(&dir)? {
-        remove_tree(&dir, &entry.name)?;
-    }
-    Ok(())
-}

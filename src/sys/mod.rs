@@ -7,3 +7,4 @@ pub mod fusermount;
 pub mod in_root;
 pub mod mounts;
 pub mod processes;
+pub mod remove_tree;

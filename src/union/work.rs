@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::error::Result;
 use super::inode_table::Name;
-use crate::sys::dirfd;
+use crate::sys::{dirfd, remove_tree};
 
 /// The work directory of a view.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(crate) struct Work {
 impl Work {
     /// Takes the directory and removes what a crash left in it.
     pub(crate) fn new(fd: OwnedFd) -> Result<Work> {
-        dirfd::empty_dir(&fd)?;
+        remove_tree::empty(&fd)?;
         // A default ACL would be inherited by all that is made here.
         match dirfd::remove_xattr_fd(&fd, b"system.posix_acl_default") {
             Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
@@ -49,7 +49,7 @@ impl Work {
     /// Removes what was made or moved here. A leftover does no harm and the next start removes it,
     /// so a failure is only logged.
     pub(crate) fn discard(&self, name: &[u8]) {
-        if let Err(e) = dirfd::remove_tree(&self.fd, name) {
+        if let Err(e) = remove_tree::remove_tree(&self.fd, name) {
             let name = String::from_utf8_lossy(name);
             tracing::warn!("cannot remove {name} from the work directory: {e}");
         }

@@ -71,12 +71,8 @@ pub fn end_view(cx: &mut Context, view: &View, lazy: bool) -> Result<Ended, Comm
         )));
     }
     for mount in &mounts {
-        match unmount_one(&mount.mountpoint, lazy) {
-            Ok(()) => {}
-            Err(e) if e.source.raw_os_error() == Some(libc::EBUSY) => {
-                return Ok(Ended::Busy(users(mount)?));
-            }
-            Err(e) => return Err(e.into()),
+        if let Some(users) = unmount_or_tell(mount, lazy)? {
+            return Ok(Ended::Busy(users));
         }
     }
     if lazy {
@@ -88,12 +84,28 @@ pub fn end_view(cx: &mut Context, view: &View, lazy: bool) -> Result<Ended, Comm
     Ok(Ended::Yes)
 }
 
-fn users(mount: &Mount) -> Result<String, CommandError> {
-    let users: Vec<String> = holders(mount)?.iter().map(ToString::to_string).collect();
-    Ok(match users.is_empty() {
-        true => "something is mounted below it, or another mount namespace uses it".to_owned(),
-        false => users.join("; "),
-    })
+/// Unmount; or give, in words, who keeps that from happening.
+fn unmount_or_tell(mount: &Mount, lazy: bool) -> Result<Option<String>, CommandError> {
+    let mut tries = 10;
+    loop {
+        match unmount_one(&mount.mountpoint, lazy) {
+            Ok(()) => return Ok(None),
+            Err(e) if e.source.raw_os_error() == Some(libc::EBUSY) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let users: Vec<String> = holders(mount)?.iter().map(ToString::to_string).collect();
+        tries -= 1;
+        match (users.as_slice(), tries) {
+            // Held for a moment only: by a child between fork and exec, say, that has copies of
+            // its parent's descriptors.
+            ([], 1..) => std::thread::sleep(Duration::from_millis(20)),
+            ([], _) => {
+                let why = "something is mounted below it, or another mount namespace uses it";
+                return Ok(Some(why.to_owned()));
+            }
+            (users, _) => return Ok(Some(users.join("; "))),
+        }
+    }
 }
 
 fn unmount_one(path: &Path, lazy: bool) -> Result<(), StoreError> {

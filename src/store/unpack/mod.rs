@@ -28,7 +28,6 @@ mod error;
 mod later;
 mod name;
 mod place;
-mod remove;
 mod stream;
 
 use std::io::Read;

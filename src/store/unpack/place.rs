@@ -15,9 +15,9 @@ use super::dress::{DEFAULT_ACL, dress_at, dress_fd, dress_new_parent, times};
 use super::error::{Trouble, refused, with};
 use super::later::{self, Later};
 use super::name::{self, Place};
-use super::remove::remove_tree;
 use crate::model::tar::{Entry, Kind, Segment, Skip, TarReader, Time, shown};
 use crate::sys::in_root::open_in_root;
+use crate::sys::remove_tree::remove_tree;
 
 const OPAQUE_VALUE: &[u8] = b"y";
 
