@@ -102,6 +102,8 @@ const DOCKER: &[Need] = &[
     Need::Tool("dockerd"),
 ];
 
+const SKOPEO_VIEW: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Tool("skopeo")];
+
 fn cases() -> Vec<Case> {
     [
         cases!(STORE => rmi::{
@@ -161,6 +163,7 @@ fn cases() -> Vec<Case> {
             loads_against_removals, mounts_against_removals, ten_containers_come_and_go_together,
             one_container_is_mounted_once,
         }),
+        cases!(SKOPEO_VIEW => load::{oci_forms}),
         cases!(STORE => load::{compressed_as_a_whole, again_changes_nothing}),
         cases!(VIEW => random::{first_seed, second_seed, third_seed}),
         cases!(VIEW => load::{
