@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::Command;
 
 use crate::harness::{Archive, Image, Layer, Run, Store, tree};
-use crate::samples::{app, check_app};
+use crate::samples::{all_deleted, app, check_app};
 
 pub fn from_standard_input() {
     let store = Store::new();
@@ -163,5 +163,37 @@ pub fn prune_keeps_what_containers_use() {
     store.ok(&["rm", &container]);
     store.ok(&["prune", "-f"]);
     assert!(!store.ok(&["images", "-q", "--no-trunc"]).contains(&old.id));
+    store.check_at_rest();
+}
+
+/// 512 layers are the limit, and work: load, view, removal.
+pub fn as_many_layers_as_allowed() {
+    let layers = |n: usize| -> Vec<Layer> {
+        let layer = |i: usize| {
+            let layer = Layer::new().file(&format!("of-{i}"), i.to_string());
+            layer.file("last", i.to_string())
+        };
+        (0..n).map(layer).collect()
+    };
+    let store = Store::new();
+    let image = store.load(&Image::new(&["deep:1"], layers(512)));
+    let (container, view) = store.create_mounted("deep:1");
+    assert_eq!(std::fs::read_dir(&view).unwrap().count(), 513);
+    for i in 0..512 {
+        let text = std::fs::read_to_string(view.join(format!("of-{i}"))).unwrap();
+        assert_eq!(text, i.to_string());
+    }
+    assert_eq!(std::fs::read_to_string(view.join("last")).unwrap(), "511");
+    store.ok(&["umount", &container]);
+    store.ok(&["rm", &container]);
+    store
+        .run(&["rmi", "deep:1"])
+        .expect(0, &all_deleted(&image), "");
+    let (archive, _) = Archive::of(&Image::new(&["deep:1"], layers(513)));
+    let file = store.beside("too-deep.tar");
+    archive.write(&file);
+    let run = store.run(&["load", "-i", file.to_str().unwrap()]);
+    run.refused_saying(&["more than 512"]);
+    store.check_no_layers();
     store.check_at_rest();
 }

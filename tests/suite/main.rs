@@ -24,6 +24,7 @@ mod handles;
 mod harness;
 mod listing;
 mod load;
+mod places;
 mod power;
 mod random;
 mod rmi;
@@ -118,7 +119,7 @@ fn cases() -> Vec<Case> {
         }),
         cases!(STORE => rmi_options::{
             several_names, missing_names, repeated_ids, the_same_tag_twice, prefixes,
-            an_ambiguous_prefix_is_refused, no_prune_keeps_the_layers, kept_layers_are_used_again,
+            a_name_goes_before_a_prefix, an_ambiguous_prefix_is_refused, no_prune_keeps_the_layers, kept_layers_are_used_again,
             dry_run_of_an_unused_image, dry_run_of_one_tag, dry_run_of_all_tags_one_by_one,
         }),
         cases!(VIEW => rmi_options::{
@@ -167,7 +168,7 @@ fn cases() -> Vec<Case> {
         cases!(STORE => load::{compressed_as_a_whole, again_changes_nothing}),
         cases!(VIEW => random::{first_seed, second_seed, third_seed}),
         cases!(VIEW => load::{
-            from_standard_input, several_images_and_tags, a_tag_moves,
+            as_many_layers_as_allowed,            from_standard_input, several_images_and_tags, a_tag_moves,
             prune_keeps_what_containers_use,
         }),
         cases!(STORE => bad_input::{
@@ -183,6 +184,11 @@ fn cases() -> Vec<Case> {
             containers, layers_and_df, why, events, gc_says_what_it_left,
         }),
         cases!(VIEW => demo::{of_this_machine, of_an_archive_with_a_plot, of_what_is_no_archive}),
+        cases!(STORE => places::{root_from_the_environment}),
+        cases!(VIEW => places::{
+            relative_and_linked_roots, views_at_odd_places, a_view_behind_a_link,
+            a_mount_inside_a_view, a_view_bound_to_a_second_place,
+        }),
         cases!(STORE_ON_DISK => power::{
             a_finished_load_is_on_disk, a_finished_removal_is_on_disk, loads_cut_short,
         }),
