@@ -17,6 +17,7 @@ mod archives_layers;
 mod archives_support;
 mod archives_tools;
 mod bad_input;
+mod chaos;
 mod concurrency;
 mod crash;
 mod demo;
@@ -164,6 +165,7 @@ fn cases() -> Vec<Case> {
             loads_against_removals, mounts_against_removals, ten_containers_come_and_go_together,
             one_container_is_mounted_once,
         }),
+        cases!(VIEW => chaos::{nothing_is_damaged_or_left_over}),
         cases!(SKOPEO_VIEW => load::{oci_forms}),
         cases!(STORE => load::{compressed_as_a_whole, again_changes_nothing}),
         cases!(VIEW => random::{first_seed, second_seed, third_seed}),
