@@ -1,6 +1,7 @@
 //! Several processes on one store at once.
 
 use std::fs;
+use std::process::{Child, Stdio};
 use std::sync::Barrier;
 use std::thread;
 
@@ -32,6 +33,23 @@ fn at_once(store: &Store, commands: &[Vec<&str>]) -> Vec<Run> {
             .map(|thread| thread.join().unwrap())
             .collect()
     })
+}
+
+/// Started one after the other, as fast as that goes: each finds the store at another step of its
+/// making.
+pub fn first_commands_of_a_new_store() {
+    for _ in 0..50 {
+        let store = Store::new();
+        let start = || {
+            let mut command = store.command(&["images", "-q"]);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.spawn().unwrap()
+        };
+        let children: Vec<Child> = (0..6).map(|_| start()).collect();
+        for child in children {
+            Run::finish(child, "images".to_owned()).expect(0, "", "");
+        }
+    }
 }
 
 pub fn four_loads_of_one_archive() {

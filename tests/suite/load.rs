@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::process::Command;
 
 use crate::harness::{Archive, Image, Layer, Run, Store, tree};
-use crate::samples::{app, check_app};
+use crate::samples::{all_deleted, app, check_app};
 
 pub fn from_standard_input() {
     let store = Store::new();
@@ -13,7 +14,7 @@ pub fn from_standard_input() {
     archive.write(&file);
     // A pipe cannot be read twice: through `cat`.
     let load = store.command(&["load"]);
-    let mut shell = std::process::Command::new("sh");
+    let mut shell = Command::new("sh");
     shell
         .args(["-c", "file=$1; shift; cat \"$file\" | \"$@\"", "sh"])
         .arg(&file);
@@ -46,6 +47,37 @@ pub fn compressed_as_a_whole() {
             format!("{}\n", image.id)
         );
         store.check_at_rest();
+    }
+}
+
+/// The same image in the other two forms of the issue: an OCI archive, an OCI layout directory.
+pub fn oci_forms() {
+    let (archive, image) = Archive::of(&app(&["app:1"]));
+    let store = Store::new();
+    let docker = store.beside("docker.tar");
+    archive.write(&docker);
+    for (form, target) in [("oci-archive", "oci.tar"), ("oci", "layout")] {
+        let target = store.beside(target);
+        let mut skopeo = Command::new("skopeo");
+        skopeo
+            .args(["--insecure-policy", "copy", "--quiet"])
+            .arg(format!("docker-archive:{}", docker.display()))
+            .arg(format!("{form}:{}:app:1", target.display()));
+        Run::of(&mut skopeo).ok();
+        let said = store.ok(&["load", "-i", target.to_str().unwrap()]);
+        let id = store.json(&["images"])[0]["ID"].clone();
+        // skopeo writes the config anew in OCI's form, so that the ID is another one; the layers are
+        // the same to the byte.
+        assert!(said.starts_with("Loaded image"), "{form}: {said}");
+        for chain in &image.chains {
+            assert_eq!(store.layer_state(chain), "live", "{form}");
+        }
+        let (container, view) = store.create_mounted(id.as_str().unwrap());
+        check_app(&view);
+        store.ok(&["umount", &container]);
+        store.ok(&["rm", &container]);
+        store.ok(&["rmi", "-f", id.as_str().unwrap()]);
+        store.check_no_layers();
     }
 }
 
@@ -131,5 +163,37 @@ pub fn prune_keeps_what_containers_use() {
     store.ok(&["rm", &container]);
     store.ok(&["prune", "-f"]);
     assert!(!store.ok(&["images", "-q", "--no-trunc"]).contains(&old.id));
+    store.check_at_rest();
+}
+
+/// 512 layers are the limit, and work: load, view, removal.
+pub fn as_many_layers_as_allowed() {
+    let layers = |n: usize| -> Vec<Layer> {
+        let layer = |i: usize| {
+            let layer = Layer::new().file(&format!("of-{i}"), i.to_string());
+            layer.file("last", i.to_string())
+        };
+        (0..n).map(layer).collect()
+    };
+    let store = Store::new();
+    let image = store.load(&Image::new(&["deep:1"], layers(512)));
+    let (container, view) = store.create_mounted("deep:1");
+    assert_eq!(std::fs::read_dir(&view).unwrap().count(), 513);
+    for i in 0..512 {
+        let text = std::fs::read_to_string(view.join(format!("of-{i}"))).unwrap();
+        assert_eq!(text, i.to_string());
+    }
+    assert_eq!(std::fs::read_to_string(view.join("last")).unwrap(), "511");
+    store.ok(&["umount", &container]);
+    store.ok(&["rm", &container]);
+    store
+        .run(&["rmi", "deep:1"])
+        .expect(0, &all_deleted(&image), "");
+    let (archive, _) = Archive::of(&Image::new(&["deep:1"], layers(513)));
+    let file = store.beside("too-deep.tar");
+    archive.write(&file);
+    let run = store.run(&["load", "-i", file.to_str().unwrap()]);
+    run.refused_saying(&["more than 512"]);
+    store.check_no_layers();
     store.check_at_rest();
 }

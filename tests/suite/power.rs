@@ -39,9 +39,13 @@ impl Machine {
         (file.to_str().unwrap().to_owned(), built)
     }
 
+    /// While no command runs.
     #[track_caller]
     fn power_cut(&self) {
+        let proof = self.disk.path().join("not-synced");
+        fs::write(&proof, "lost with the power").unwrap();
         self.disk.power_cut(|| self.store.end_all());
+        assert!(!proof.exists(), "what was not synced is lost");
     }
 }
 

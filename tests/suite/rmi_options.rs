@@ -103,6 +103,20 @@ pub fn prefixes() {
     }
 }
 
+/// A name that is also the beginning of an ID is the name.
+pub fn a_name_goes_before_a_prefix() {
+    let store = Store::new();
+    let a = store.load(&single("a:1"));
+    let b = store.load(&single("b:1"));
+    let name = &b.id[7..13];
+    store.ok(&["tag", "a:1", name]);
+    let run = store.run(&["rmi", name]);
+    run.expect(0, &format!("Untagged: {name}:latest\n"), "");
+    // Now it means the ID.
+    store.run(&["rmi", name]).expect(0, &all_deleted(&b), "");
+    assert_eq!(image_ids(&store), [a.id.as_str()]);
+}
+
 pub fn an_ambiguous_prefix_is_refused() {
     let store = Store::new();
     // Seventeen images have sixteen first digits among them at most.

@@ -3,11 +3,13 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
+use crate::harness::store::is_mounted;
 use crate::harness::tree::{self, Entry};
-use crate::harness::{Built, Image, Layer, Store, noise};
+use crate::harness::{Built, Image, Layer, Run, Store, noise, text, wait_until};
 
 /// A kernel overlayfs of an image's layers; unmounted when dropped.
 struct Overlay(PathBuf);
@@ -301,6 +303,42 @@ pub fn mounts_where_it_is_told() {
     store.ok(&["umount", &container]);
     assert_eq!(fs::read_dir(&point).unwrap().count(), 0);
     assert_eq!(store.container(&container)["Mountpoint"], "");
+}
+
+/// In the foreground the command itself serves the view, till it is unmounted or interrupted.
+pub fn in_the_foreground() {
+    let store = Store::new();
+    store.load(&everything());
+    let container = store.create("all:1");
+    for interrupt in [false, true] {
+        let child = store
+            .command(&["mount", "--foreground", &container])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        wait_until("the view is mounted", || {
+            store.container_state(&container) == "mounted"
+        });
+        assert_eq!(store.server(), pid);
+        let view = text(&store.container(&container), "Mountpoint");
+        assert_eq!(
+            fs::read(Path::new(&view).join("comes-back")).unwrap(),
+            b"again"
+        );
+        if interrupt {
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        } else {
+            store.ok(&["umount", &container]);
+        }
+        let run = Run::finish(child, "mount --foreground".to_owned());
+        assert!(interrupt || run.code == Some(0), "{run:#?}");
+        assert!(!is_mounted(view.as_ref()));
+        assert_eq!(store.container_state(&container), "exited");
+    }
+    store.check_at_rest();
 }
 
 /// `mount` hands nothing of the caller to the server: neither its pipes nor its directory.

@@ -205,6 +205,7 @@ impl Store {
         }
         tree::check_df(self.root(), &df);
         self.check_events();
+        self.ok(&["fsck", "--deep"]);
     }
 
     /// The trees of an image's layers as they lie in the store, entry by entry: of a whole one they

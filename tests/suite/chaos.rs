@@ -1,0 +1,171 @@
+//! Everything at once: several users with random commands on one store, some of them killed, servers
+//! too. Nothing may be damaged meanwhile, and when all is quiet nothing may be left over.
+
+use std::fs;
+use std::process::Stdio;
+use std::time::Duration;
+
+use crate::harness::process::kill_hard;
+use crate::harness::{Archive, Image, Layer, Run, Store, json_lines, noise, text};
+use crate::samples::app;
+
+const USERS: u64 = 3;
+const STEPS: usize = 200;
+
+/// Two images that share their lowest layer.
+fn image(n: usize) -> Image {
+    let base = Layer::new()
+        .dir("base")
+        .file("base/blob", noise(30, 300_000));
+    let own = Layer::new().file("own", format!("image {n}"));
+    Image::new(&[&format!("image:{n}")], vec![base, own])
+}
+
+struct User<'a> {
+    store: &'a Store,
+    archives: &'a [String],
+    random: u64,
+}
+
+impl User<'_> {
+    fn below(&mut self, n: usize) -> usize {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        usize::try_from(self.random >> 33).unwrap() % n
+    }
+
+    /// Runs a command to its end, or kills it on its way.
+    fn run(&mut self, args: &[&str]) -> Option<Run> {
+        let mut command = self.store.command(args);
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        if self.below(4) == 0 {
+            let micros = self.below(15_000) as u64;
+            std::thread::sleep(Duration::from_micros(micros));
+            // The same as for a user: it may have ended by itself.
+            child.kill().unwrap();
+            child.wait().unwrap();
+            return None;
+        }
+        let run = Run::finish(child, format!("{args:?}"));
+        // Another user killed it.
+        run.code?;
+        if run.code != Some(0) {
+            // Refused, because another user was faster; never for another reason.
+            let reasons = [
+                "No such ",
+                "is using its referenced image",
+                "mounted",
+                "is busy",
+                "is running",
+                "is being ",
+                "must be forced",
+                "(SIGKILL)",
+                "still used by open handles",
+            ];
+            let known = reasons.iter().any(|reason| run.stderr.contains(reason));
+            assert!(known && run.code == Some(1), "{run:#?}");
+        }
+        Some(run)
+    }
+
+    fn container(&mut self) -> Option<String> {
+        let listed = self.store.run(&["ps", "-a", "--format", "json"]);
+        listed.code?;
+        let rows = json_lines(&listed.ok());
+        let at = self.below(rows.len().max(1));
+        rows.get(at).map(|row| text(row, "ID"))
+    }
+
+    fn step(&mut self) {
+        let n = self.below(2);
+        let name = format!("image:{n}");
+        let archives = self.archives;
+        match self.below(12) {
+            0..=2 => drop(self.run(&["load", "-i", &archives[n]])),
+            3 | 4 => drop(self.run(&["rmi", "-f", &name])),
+            5 => drop(self.run(&["create", &name])),
+            6 | 7 => {
+                let Some(id) = self.container() else { return };
+                let Some(run) = self.run(&["mount", &id]) else {
+                    return;
+                };
+                // Another user may unmount it or kill its server at any time; but what is read is
+                // right.
+                if let ("", Ok(blob)) = (
+                    &*run.stderr,
+                    fs::read(format!("{}/base/blob", run.stdout.trim_end())),
+                ) {
+                    assert!(blob == noise(30, 300_000), "the contents of {id}");
+                }
+            }
+            8 => {
+                let Some(id) = self.container() else { return };
+                self.run(&["umount", "--lazy", &id]);
+            }
+            9 => {
+                let Some(id) = self.container() else { return };
+                self.run(&["rm", &id]);
+            }
+            10 => drop(self.run(&["gc"])),
+            _ => {
+                // Servers mostly, and whatever else works on the store.
+                let servers = self.store.servers();
+                if let Some(pid) = servers.get(self.below(servers.len().max(1))) {
+                    kill_hard(*pid);
+                }
+            }
+        }
+    }
+}
+
+pub fn nothing_is_damaged_or_left_over() {
+    let seed = std::env::var("LAYERCTL_TEST_SEED").map_or(0, |seed| seed.parse().unwrap());
+    let store = Store::new();
+    store.load(&app(&["app:1"]));
+    let archives: Vec<String> = (0..2)
+        .map(|n| {
+            let file = store.beside(&format!("{n}.tar"));
+            Archive::of(&image(n)).0.write(&file);
+            file.to_str().unwrap().to_owned()
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for user in 1..=USERS {
+            let (store, archives) = (&store, &archives[..]);
+            scope.spawn(move || {
+                let random = (user + seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+                let mut user = User {
+                    store,
+                    archives,
+                    random,
+                };
+                for _ in 0..STEPS {
+                    user.step();
+                }
+            });
+        }
+    });
+    // All users go home.
+    for row in store.json(&["ps"]) {
+        store.ok(&["umount", "--lazy", &text(&row, "ID")]);
+    }
+    store.wait_for_servers_to_end();
+    store.ok(&["gc"]);
+    store.check_at_rest();
+    for row in store.json(&["ps", "-a"]) {
+        store.ok(&["rm", &text(&row, "ID")]);
+    }
+    let ids = store.ok(&["images", "-q"]);
+    let mut rmi = vec!["rmi", "-f"];
+    rmi.extend(ids.lines());
+    store.ok(&rmi);
+    store.ok(&["prune", "-f"]);
+    store.ok(&["gc"]);
+    store.check_no_layers();
+    store.check_at_rest();
+}
