@@ -4,6 +4,7 @@ use std::io;
 
 use crate::model::ParseReferenceError;
 use crate::model::tar::TarError;
+use crate::sys::reason;
 
 /// Why an archive cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -12,7 +13,7 @@ pub enum ArchiveError {
     #[error("interrupted")]
     Interrupted,
     /// The system cannot open or read it.
-    #[error("cannot read {archive}: {source}")]
+    #[error("cannot read {archive}: {}", reason(source))]
     Read {
         /// The archive.
         archive: String,
@@ -20,7 +21,7 @@ pub enum ArchiveError {
         source: io::Error,
     },
     /// A stream or compressed archive cannot be copied to the store.
-    #[error("cannot keep a copy of {archive} in {directory}: {source}")]
+    #[error("cannot keep a copy of {archive} in {directory}: {}", reason(source))]
     Spool {
         /// The archive.
         archive: String,

@@ -67,8 +67,11 @@ impl Context {
     }
 }
 
-/// `/var/lib/layerctl` for root, else `$XDG_DATA_HOME/layerctl`.
+/// `$LAYERCTL_ROOT`, else `/var/lib/layerctl` for root, else `$XDG_DATA_HOME/layerctl`.
 fn default_root() -> Result<PathBuf, CommandError> {
+    if let Some(root) = env::var_os("LAYERCTL_ROOT").filter(|root| !root.is_empty()) {
+        return Ok(root.into());
+    }
     if rustix::process::geteuid().is_root() {
         return Ok("/var/lib/layerctl".into());
     }

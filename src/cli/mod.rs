@@ -32,8 +32,9 @@ use exit_code::Exit;
     propagate_version = true
 )]
 pub struct Cli {
-    /// The store [default: /var/lib/layerctl, or $XDG_DATA_HOME/layerctl where not root]
-    #[arg(long, global = true, env = "LAYERCTL_ROOT", value_name = "DIR")]
+    /// The store [default: $LAYERCTL_ROOT, else /var/lib/layerctl for root, else
+    /// $XDG_DATA_HOME/layerctl]
+    #[arg(long, global = true, value_name = "DIR")]
     root: Option<PathBuf>,
 
     #[command(subcommand)]

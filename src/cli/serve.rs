@@ -25,8 +25,8 @@ use crate::model::{ContainerId, DiffId, Phase};
 use crate::reclaim::execute::{Outcome, reclaim};
 use crate::reclaim::pins::Pin;
 use crate::store::StoreError;
-use crate::store::error::reason;
 use crate::store::layout::{ContainerDir, open_directory};
+use crate::sys::reason;
 use crate::union::{Layers, MountOptions, Mounted, Options, Union, mount};
 
 /// What the server prints when the view can be used.

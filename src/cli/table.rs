@@ -1,6 +1,9 @@
 //! Lists as Docker prints them: columns under headings in capitals, three blanks apart.
 
-use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
+
+/// Docker's columns are at least this wide, with the blanks after them; the last is not.
+const NARROWEST: u16 = 10;
 
 /// A table with these headings and rows.
 pub fn table<const N: usize>(
@@ -18,9 +21,11 @@ pub fn table<const N: usize>(
     let last = N.saturating_sub(1);
     for (i, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, if i == last { 0 } else { 3 }));
-        column.set_constraint(ColumnConstraint::ContentWidth);
+        column.set_constraint(match i {
+            i if i == last => ColumnConstraint::ContentWidth,
+            _ => ColumnConstraint::LowerBoundary(Width::Fixed(NARROWEST)),
+        });
     }
-    // Docker ends no line with blanks.
     let text = table.to_string();
     text.lines()
         .map(str::trim_end)
@@ -42,6 +47,6 @@ mod tests {
             table(["NAME", "N"], rows),
             "NAME          N\napp           1\na-long-name   22"
         );
-        assert_eq!(table(["NAME", "N"], []), "NAME   N");
+        assert_eq!(table(["NAME", "N"], []), "NAME      N");
     }
 }

@@ -17,10 +17,10 @@ mod snapshot;
 mod views;
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 pub use containers::Container;
 pub use error::DbError;
@@ -55,7 +55,7 @@ impl Db {
             // The version comes first: of a newer store nothing is to be changed, the journal
             // mode neither.
             schema::check(connection, path)?;
-            connection.pragma_update(None, "journal_mode", "WAL")?;
+            use_wal(connection)?;
             connection.pragma_update(None, "synchronous", "FULL")?;
             connection.pragma_update(None, "foreign_keys", true)?;
             schema::migrate(connection, path)
@@ -95,6 +95,29 @@ impl Db {
             tx,
             now: Timestamp::now(),
         })
+    }
+}
+
+/// Switch to write-ahead logging, once in a database's life. SQLite does not wait for the lock that
+/// this takes: of several first commands of a store all but one are told that it is busy.
+fn use_wal(connection: &Connection) -> Result<(), DbError> {
+    let end = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        let mode = connection
+            .pragma_query_value(None, "journal_mode", |row| row.get::<_, String>(0))
+            .and_then(|mode| match mode.as_str() {
+                "wal" => Ok(()),
+                _ => connection.pragma_update(None, "journal_mode", "WAL"),
+            });
+        match mode {
+            Err(e)
+                if e.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && Instant::now() < end =>
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            other => return Ok(other?),
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::sys::reason;
+
 /// An error of the store's files: what was tried, where, and the system's reason.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {path}: {reason}", path = path.display(), reason = reason(source))]
@@ -31,14 +33,5 @@ impl StoreError {
     /// Whether the file or directory was not there.
     pub fn is_not_found(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
-    }
-}
-
-/// The system's reason without the `(os error N)` that Rust adds.
-pub fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    match (error.raw_os_error(), text.rfind(" (os error ")) {
-        (Some(_), Some(end)) => text[..end].to_owned(),
-        _ => text,
     }
 }

@@ -8,3 +8,14 @@ pub mod in_root;
 pub mod mounts;
 pub mod processes;
 pub mod remove_tree;
+
+use std::io;
+
+/// The system's reason without the `(os error N)` that Rust adds.
+pub fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    match (error.raw_os_error(), text.rfind(" (os error ")) {
+        (Some(_), Some(end)) => text[..end].to_owned(),
+        _ => text,
+    }
+}

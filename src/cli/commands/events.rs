@@ -1,8 +1,11 @@
 //! `events`: what has happened to images and layers.
 
+use std::io;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::cli::Format;
@@ -46,7 +49,25 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
             return Ok(());
         }
         cx.flush()?;
-        std::thread::sleep(PAUSE);
+        // Whoever reads may go away long before the next event: `events --follow | head -1`.
+        if reader_is_gone(PAUSE)? {
+            return Ok(());
+        }
+    }
+}
+
+/// Wait for a while, or until nobody can read the standard output any longer.
+fn reader_is_gone(wait: Duration) -> Result<bool, CommandError> {
+    let out = io::stdout();
+    // Nothing is asked for: that there is no reader is told always.
+    let mut polled = [PollFd::new(&out, PollFlags::empty())];
+    let wait = Timespec {
+        tv_sec: 0,
+        tv_nsec: i64::from(wait.subsec_nanos()),
+    };
+    match poll(&mut polled, Some(&wait)) {
+        Ok(_) | Err(Errno::INTR) => Ok(polled[0].revents().contains(PollFlags::ERR)),
+        Err(e) => Err(e.into()),
     }
 }
 

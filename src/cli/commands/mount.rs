@@ -13,9 +13,9 @@ use crate::container::find;
 use crate::container::lifecycle::LifecycleError;
 use crate::model::ContainerId;
 use crate::store::StoreError;
-use crate::store::error::reason;
 use crate::sys::descriptors::close_all_on_exec;
 use crate::sys::mounts::mount_at;
+use crate::sys::reason;
 
 /// Arguments of `mount`.
 #[derive(Debug, clap::Args)]

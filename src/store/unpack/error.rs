@@ -24,7 +24,7 @@ pub enum UnpackError {
         reason: String,
     },
     /// The system refused.
-    #[error("{entry}: cannot {action}: {source}{hint}")]
+    #[error("{entry}: cannot {action}: {}{hint}", crate::sys::reason(source))]
     System {
         /// The entry's name, fit for one line.
         entry: String,
