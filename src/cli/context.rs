@@ -72,7 +72,7 @@ fn default_root() -> Result<PathBuf, CommandError> {
     if let Some(root) = env::var_os("LAYERCTL_ROOT").filter(|root| !root.is_empty()) {
         return Ok(root.into());
     }
-    if rustix::process::geteuid().is_root() {
+    if nix::unistd::geteuid().is_root() {
         return Ok("/var/lib/layerctl".into());
     }
     let data = env::var_os("XDG_DATA_HOME")

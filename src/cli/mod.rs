@@ -5,6 +5,7 @@ pub mod context;
 pub mod error;
 pub mod exit_code;
 pub mod interrupt;
+pub mod list;
 pub mod serve;
 pub mod table;
 pub mod time;

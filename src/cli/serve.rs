@@ -10,7 +10,7 @@ use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{UnmountFlags, unmount};
+use nix::mount::{MntFlags, umount2};
 use tracing::{error, info};
 
 use super::context::Context;
@@ -71,7 +71,7 @@ pub fn arguments(service: &Service) -> Vec<OsString> {
 /// Run the hidden command: every error until the view is ready goes to whoever started it.
 pub fn run(args: Args, root: Option<&Path>) -> Result<(), CommandError> {
     // A session of its own: the view outlives the terminal from which it was mounted.
-    rustix::process::setsid()?;
+    nix::unistd::setsid()?;
     log_to_stderr();
     let service = Service {
         container: args.container.parse()?,
@@ -257,7 +257,7 @@ fn mount_pinned(
     let options = MountOptions {
         fs_name: mount_source(&container.id),
         read_only: service.read_only,
-        allow_other: rustix::process::geteuid().is_root(),
+        allow_other: nix::unistd::geteuid().is_root(),
         threads: std::thread::available_parallelism().map_or(2, usize::from),
     };
     let mounted = mount(union, &service.mountpoint, &options).map_err(at(service, "mount"))?;
@@ -273,11 +273,11 @@ fn at(service: &Service, what: &'static str) -> impl FnOnce(std::io::Error) -> C
 }
 
 fn detach(container: &ContainerId) {
-    let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+    let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
     match mounts_of(container) {
         Ok(mounts) => {
             for mount in mounts {
-                if let Err(e) = unmount(&mount.mountpoint, flags) {
+                if let Err(e) = umount2(&mount.mountpoint, flags) {
                     error!("cannot detach {}: {e}", mount.mountpoint.display());
                 }
             }

@@ -8,7 +8,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::mount::{UnmountFlags, unmount};
+use nix::mount::{MntFlags, umount2};
 
 use super::lifecycle::LifecycleError;
 use super::lock::ServerLock;
@@ -114,9 +114,9 @@ fn is_released(directory: &Path) -> Result<bool, StoreError> {
 /// Detach every mount of this view, wherever it was moved or bound to.
 fn detach(view: &View) -> Result<(), StoreError> {
     for mount in mounts_of(&view.container)? {
-        let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+        let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
         let path = &mount.mountpoint;
-        unmount(path, flags).map_err(StoreError::at("detach the dead view at", path))?;
+        umount2(path, flags).map_err(StoreError::at("detach the dead view at", path))?;
     }
     Ok(())
 }

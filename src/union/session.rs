@@ -7,16 +7,16 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::mpsc;
 
 use fuser::{Config, MountOption, Session, SessionACL};
-use rustix::mount::{MountFlags, UnmountFlags};
+use nix::mount::{MntFlags, MsFlags};
+use nix::unistd::{getegid, geteuid};
 
 use super::fs::Union;
 use super::fuse_adapter::Adapter;
-use crate::sys::fusermount;
+use crate::sys::{fusermount, reason};
 
 /// How a union is mounted.
 #[derive(Debug, Clone)]
@@ -59,7 +59,7 @@ impl std::fmt::Debug for Mounted {
 /// # Errors
 /// What cannot be opened or mounted, in words; nothing stays mounted then.
 pub fn mount(union: Union, mount_point: &Path, options: &MountOptions) -> io::Result<Mounted> {
-    let root = rustix::process::geteuid().is_root();
+    let root = geteuid().is_root();
     let allow_other = root || options.allow_other;
     let read_only = options.read_only || union.is_read_only();
     let device = mount_anyhow(mount_point, options, root, allow_other, read_only)?;
@@ -84,7 +84,7 @@ pub fn mount(union: Union, mount_point: &Path, options: &MountOptions) -> io::Re
     match Session::from_fd(Adapter::new(union), device, acl, config) {
         Ok(session) => Ok(Mounted { session, stale }),
         Err(e) => {
-            if let Err(e) = rustix::mount::unmount(mount_point, UnmountFlags::DETACH) {
+            if let Err(e) = nix::mount::umount2(mount_point, MntFlags::MNT_DETACH) {
                 tracing::warn!("cannot unmount {}: {e}", mount_point.display());
             }
             Err(with_context(
@@ -177,31 +177,35 @@ fn mount_device(
     let at = mount_point.display();
     let stat = rustix::fs::stat(mount_point)
         .map_err(|e| with_context(e.into(), &format!("cannot use mount point {at}")))?;
-    let mut flags = MountFlags::empty();
+    let mut flags = MsFlags::empty();
     if !root {
-        flags |= MountFlags::NODEV | MountFlags::NOSUID;
+        flags |= MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
     }
     if read_only {
-        flags |= MountFlags::RDONLY;
+        flags |= MsFlags::MS_RDONLY;
     }
     let mut data = format!(
         "fd={},rootmode={:o},user_id={},group_id={},default_permissions",
         device.as_raw_fd(),
         stat.st_mode & 0o170_000,
-        rustix::process::geteuid().as_raw(),
-        rustix::process::getegid().as_raw(),
+        geteuid(),
+        getegid(),
     );
     if allow_other {
         data.push_str(",allow_other");
     }
-    let data = std::ffi::CString::new(data).map_err(io::Error::other)?;
     // The subtype is part of the type's name: no helper in /sbin is asked.
-    let source = options.fs_name.as_bytes();
-    let target = mount_point.as_os_str().as_bytes();
-    rustix::mount::mount(source, target, "fuse.layerctl", flags, data.as_c_str())
-        .map_err(|e| with_context(e.into(), &format!("cannot mount at {at}")))
+    let (source, data) = (options.fs_name.as_str(), data.as_str());
+    nix::mount::mount(
+        Some(source),
+        mount_point,
+        Some("fuse.layerctl"),
+        flags,
+        Some(data),
+    )
+    .map_err(|e| with_context(e.into(), &format!("cannot mount at {at}")))
 }
 
 fn with_context(error: io::Error, what: &str) -> io::Error {
-    io::Error::new(error.kind(), format!("{what}: {error}"))
+    io::Error::new(error.kind(), format!("{what}: {}", reason(&error)))
 }

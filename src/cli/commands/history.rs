@@ -5,8 +5,8 @@ use serde::Serialize;
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::table::table;
-use crate::cli::{Format, time};
+use crate::cli::list::ListArgs;
+use crate::cli::time;
 use crate::image::{config, resolve};
 use crate::model::human;
 
@@ -15,15 +15,8 @@ use crate::model::human;
 pub struct Args {
     /// Tag, ID, or unambiguous prefix of an ID
     image: String,
-    /// Only the IDs
-    #[arg(short, long)]
-    quiet: bool,
-    /// Do not shorten
-    #[arg(long)]
-    no_trunc: bool,
-    /// Table or JSON
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    #[command(flatten)]
+    list: ListArgs,
 }
 
 /// Under the names of `docker history --format json`.
@@ -59,33 +52,37 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
             id: "<missing>".to_owned(),
             created_at: created.map_or_else(|| "N/A".to_owned(), |t| t.to_string()),
             created_since: created.map_or_else(|| "N/A".to_owned(), time::ago),
-            created_by: if args.no_trunc { by } else { shorten(&by) },
+            created_by: if args.list.no_trunc { by } else { shorten(&by) },
             size: human::size(size),
             comment: step.comment,
         });
     }
     rows.reverse();
     if let Some(top) = rows.first_mut() {
-        let full = args.no_trunc || args.format == Format::Json;
+        let full = args.list.full_ids();
         top.id = if full {
             image.id.to_string()
         } else {
             image.id.short().to_owned()
         };
     }
-    match (args.quiet, args.format) {
-        (true, _) => rows.iter().try_for_each(|row| cx.line(&row.id)),
-        (_, Format::Json) => rows.iter().try_for_each(|row| cx.json(row)),
-        (_, Format::Table) => {
-            let rows = rows
-                .into_iter()
-                .map(|r| [r.id, r.created_since, r.created_by, r.size, r.comment]);
-            cx.line(table(
-                ["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"],
-                rows,
-            ))
-        }
-    }
+    let headings = ["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"];
+    args.list.print(
+        cx,
+        &rows,
+        |row| row.id.clone(),
+        headings,
+        |row| {
+            [
+                &row.id,
+                &row.created_since,
+                &row.created_by,
+                &row.size,
+                &row.comment,
+            ]
+            .map(String::clone)
+        },
+    )
 }
 
 /// To 45 characters, as Docker does; tabs become blanks.

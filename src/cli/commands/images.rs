@@ -5,8 +5,8 @@ use serde::Serialize;
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::table::table;
-use crate::cli::{Format, time};
+use crate::cli::list::ListArgs;
+use crate::cli::time;
 use crate::db::Image;
 use crate::image::config;
 use crate::model::{Reference, human, reference};
@@ -17,15 +17,8 @@ pub struct Args {
     /// Only those of this repository, or with this tag
     #[arg(value_name = "REPOSITORY[:TAG]")]
     filter: Option<String>,
-    /// Only the IDs
-    #[arg(short, long)]
-    quiet: bool,
-    /// Do not shorten
-    #[arg(long)]
-    no_trunc: bool,
-    /// Table or JSON
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    #[command(flatten)]
+    list: ListArgs,
 }
 
 /// Under the names of `docker images --format json`.
@@ -54,7 +47,7 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     images.sort_by_key(|(created, _)| std::cmp::Reverse(*created));
     let mut rows = Vec::new();
     for (created, image) in images {
-        let full = args.no_trunc || (args.format == Format::Json && !args.quiet);
+        let full = args.list.full_ids();
         let id = if full {
             image.id.to_string()
         } else {
@@ -72,19 +65,23 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
             });
         }
     }
-    match (args.quiet, args.format) {
-        (true, _) => rows.iter().try_for_each(|row| cx.line(&row.id)),
-        (_, Format::Json) => rows.iter().try_for_each(|row| cx.json(row)),
-        (_, Format::Table) => {
-            let rows = rows
-                .into_iter()
-                .map(|r| [r.repository, r.tag, r.id, r.created_since, r.size]);
-            cx.line(table(
-                ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"],
-                rows,
-            ))
-        }
-    }
+    let headings = ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"];
+    args.list.print(
+        cx,
+        &rows,
+        |row| row.id.clone(),
+        headings,
+        |row| {
+            [
+                &row.repository,
+                &row.tag,
+                &row.id,
+                &row.created_since,
+                &row.size,
+            ]
+            .map(String::clone)
+        },
+    )
 }
 
 /// The tags under which an image is listed; a dangling one is listed once without.

@@ -2,24 +2,16 @@
 
 use serde::Serialize;
 
-use crate::cli::Format;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::table::table;
+use crate::cli::list::ListArgs;
 use crate::model::{ChainId, ContainerId, DiffId, ImageId, LayerState, human};
 
 /// Arguments of `layers`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Only the diff IDs
-    #[arg(short, long)]
-    quiet: bool,
-    /// Do not shorten
-    #[arg(long)]
-    no_trunc: bool,
-    /// Table or JSON
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    #[command(flatten)]
+    list: ListArgs,
 }
 
 #[derive(Debug, Serialize)]
@@ -46,43 +38,35 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
         pinned_by: snapshot.pinned_by(layer).into_iter().cloned().collect(),
     });
     let rows: Vec<Row> = rows.collect();
-    match (args.quiet, args.format) {
-        (true, _) if args.no_trunc => rows.iter().try_for_each(|row| cx.line(&row.diff_id)),
-        (true, _) => rows.iter().try_for_each(|row| cx.line(row.diff_id.short())),
-        (_, Format::Json) => rows.iter().try_for_each(|row| cx.json(row)),
-        (_, Format::Table) => {
-            let full = args.no_trunc;
-            let rows = rows.iter().map(|row| {
-                [
-                    if full {
-                        row.chain_id.to_string()
-                    } else {
-                        row.chain_id.short().to_owned()
-                    },
-                    if full {
-                        row.diff_id.to_string()
-                    } else {
-                        row.diff_id.short().to_owned()
-                    },
-                    human::size(row.bytes),
-                    row.entries.to_string(),
-                    row.state.to_string(),
-                    list(row.images.iter().map(ImageId::short)),
-                    list(row.pinned_by.iter().map(ContainerId::short)),
-                ]
-            });
-            let headings = [
-                "CHAIN ID",
-                "DIFF ID",
-                "SIZE",
-                "ENTRIES",
-                "STATE",
-                "IMAGES",
-                "PINNED BY",
-            ];
-            cx.line(table(headings, rows))
-        }
-    }
+    let full = args.list.no_trunc;
+    let id = |row: &Row| match full {
+        true => row.diff_id.to_string(),
+        false => row.diff_id.short().to_owned(),
+    };
+    let headings = [
+        "CHAIN ID",
+        "DIFF ID",
+        "SIZE",
+        "ENTRIES",
+        "STATE",
+        "IMAGES",
+        "PINNED BY",
+    ];
+    args.list.print(cx, &rows, id, headings, |row| {
+        [
+            if full {
+                row.chain_id.to_string()
+            } else {
+                row.chain_id.short().to_owned()
+            },
+            id(row),
+            human::size(row.bytes),
+            row.entries.to_string(),
+            row.state.to_string(),
+            list(row.images.iter().map(ImageId::short)),
+            list(row.pinned_by.iter().map(ContainerId::short)),
+        ]
+    })
 }
 
 fn list<'a>(items: impl Iterator<Item = &'a str>) -> String {

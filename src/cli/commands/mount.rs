@@ -1,7 +1,7 @@
 //! `mount`: serve a container's view, and print where.
 
 use std::fs::OpenOptions;
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -82,7 +82,11 @@ pub fn prepare(
     // Looked at here, before anything is on record.
     let fuse = Path::new("/dev/fuse");
     let opened = OpenOptions::new().read(true).write(true).open(fuse);
-    drop(opened.map_err(StoreError::at("open", fuse))?);
+    match opened {
+        // fusermount3 may, where this user may not.
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => {}
+        other => drop(other.map_err(StoreError::at("open", fuse))?),
+    }
     let merged = cx.store.container(&container.id).merged();
     let mountpoint = check_mountpoint(directory.unwrap_or(&merged))?;
     let container = container.id.clone();

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::table::table;
-use crate::cli::{Format, time};
+use crate::cli::list::ListArgs;
+use crate::cli::time;
 use crate::container::view::mounts_of;
 use crate::db::{Container, Snapshot};
 use crate::model::{ContainerState, ImageId};
@@ -18,15 +18,8 @@ pub struct Args {
     /// Also those that are not mounted
     #[arg(short, long)]
     all: bool,
-    /// Only the IDs
-    #[arg(short, long)]
-    quiet: bool,
-    /// Do not shorten
-    #[arg(long)]
-    no_trunc: bool,
-    /// Table or JSON
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    #[command(flatten)]
+    list: ListArgs,
 }
 
 /// Under the names of `docker ps --format json`, and some of our own.
@@ -58,37 +51,37 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     let rows: Vec<Row> = shown
         .map(|c| row(&args, &snapshot, c))
         .collect::<Result<_, _>>()?;
-    match (args.quiet, args.format) {
-        (true, _) => rows.iter().try_for_each(|row| cx.line(&row.id)),
-        (_, Format::Json) => rows.iter().try_for_each(|row| cx.json(row)),
-        (_, Format::Table) => {
-            let rows = rows.into_iter().map(|r| {
-                [
-                    r.id,
-                    r.image,
-                    r.command,
-                    r.created,
-                    r.status,
-                    r.mountpoint,
-                    r.names,
-                ]
-            });
-            let headings = [
-                "CONTAINER ID",
-                "IMAGE",
-                "COMMAND",
-                "CREATED",
-                "STATUS",
-                "MOUNTPOINT",
-                "NAMES",
-            ];
-            cx.line(table(headings, rows))
-        }
-    }
+    let headings = [
+        "CONTAINER ID",
+        "IMAGE",
+        "COMMAND",
+        "CREATED",
+        "STATUS",
+        "MOUNTPOINT",
+        "NAMES",
+    ];
+    args.list.print(
+        cx,
+        &rows,
+        |row| row.id.clone(),
+        headings,
+        |r| {
+            [
+                &r.id,
+                &r.image,
+                &r.command,
+                &r.created,
+                &r.status,
+                &r.mountpoint,
+                &r.names,
+            ]
+            .map(String::clone)
+        },
+    )
 }
 
 fn row(args: &Args, snapshot: &Snapshot, c: &Container) -> Result<Row, CommandError> {
-    let full = args.no_trunc || (args.format == Format::Json && !args.quiet);
+    let full = args.list.full_ids();
     Ok(Row {
         id: if full {
             c.id.to_string()
@@ -96,7 +89,7 @@ fn row(args: &Args, snapshot: &Snapshot, c: &Container) -> Result<Row, CommandEr
             c.id.short().to_owned()
         },
         image: image_name(snapshot, c),
-        command: command(c, args.no_trunc),
+        command: command(c, args.list.no_trunc),
         created_at: time::absolute(c.created),
         created: time::ago(c.created),
         status: status(snapshot, c),

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use rustix::io::Errno;
-use rustix::mount::{UnmountFlags, unmount};
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
 
 use super::for_each;
 use crate::cli::context::Context;
@@ -109,12 +109,12 @@ fn unmount_or_tell(mount: &Mount, lazy: bool) -> Result<Option<String>, CommandE
 }
 
 fn unmount_one(path: &Path, lazy: bool) -> Result<(), StoreError> {
-    let mut flags = UnmountFlags::NOFOLLOW;
-    flags.set(UnmountFlags::DETACH, lazy);
-    match unmount(path, flags) {
+    let mut flags = MntFlags::UMOUNT_NOFOLLOW;
+    flags.set(MntFlags::MNT_DETACH, lazy);
+    match umount2(path, flags) {
         Ok(()) => Ok(()),
         // Not root: the set-user-ID helper that mounted it can.
-        Err(Errno::PERM) => {
+        Err(Errno::EPERM) => {
             let helper = Command::new("fusermount3")
                 .args(if lazy {
                     ["-u", "-z"].as_slice()
@@ -127,9 +127,9 @@ fn unmount_one(path: &Path, lazy: bool) -> Result<(), StoreError> {
             match helper {
                 Ok(output) if output.status.success() => Ok(()),
                 Ok(output) if String::from_utf8_lossy(&output.stderr).contains("busy") => {
-                    Err(StoreError::at("unmount", path)(Errno::BUSY))
+                    Err(StoreError::at("unmount", path)(Errno::EBUSY))
                 }
-                _ => Err(StoreError::at("unmount", path)(Errno::PERM)),
+                _ => Err(StoreError::at("unmount", path)(Errno::EPERM)),
             }
         }
         Err(e) => Err(StoreError::at("unmount", path)(e)),
