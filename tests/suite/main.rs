@@ -170,7 +170,7 @@ fn cases() -> Vec<Case> {
         cases!(STORE => load::{compressed_as_a_whole, again_changes_nothing}),
         cases!(VIEW => random::{first_seed, second_seed, third_seed}),
         cases!(VIEW => load::{
-            as_many_layers_as_allowed,            from_standard_input, several_images_and_tags, a_tag_moves,
+            as_many_layers_as_allowed, over_what_killed_loads_left,            from_standard_input, several_images_and_tags, a_tag_moves,
             prune_keeps_what_containers_use,
         }),
         cases!(STORE => bad_input::{
@@ -179,7 +179,7 @@ fn cases() -> Vec<Case> {
             a_store_of_a_newer_version, without_permission, stores_that_cannot_be, a_closed_pipe,
         }),
         cases!(VIEW => bad_input::{mount_points_that_cannot_be}),
-        cases!(VIEW_ON_DISK => bad_input::{a_full_disk}),
+        cases!(VIEW_ON_DISK => bad_input::{a_full_disk, a_disk_full_to_the_last_byte}),
         cases!(UNSHARE => bad_input::{without_dev_fuse}),
         cases!(STORE => listing::{images, tags, inspect_and_history}),
         cases!(VIEW => listing::{
