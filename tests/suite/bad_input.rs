@@ -2,18 +2,17 @@
 //! behind. (That no command ever panics is checked in the harness, for all tests.)
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
 use crate::harness::store::{LAYERCTL, is_mounted};
-use crate::harness::{Archive, Image, Layer, LoopFs, Run, Store, noise, number, tree};
+use crate::harness::{Run, Store, noise, number, tree};
 use crate::samples::{app, check_app};
 
 /// All that a user can see of a store.
 #[track_caller]
-fn state(store: &Store) -> impl PartialEq + std::fmt::Debug + use<> {
+pub fn state(store: &Store) -> impl PartialEq + std::fmt::Debug + use<> {
     let of = |args: &[&str]| {
         let mut rows = store.json(args);
         // These grow older by themselves.
@@ -44,7 +43,7 @@ fn state(store: &Store) -> impl PartialEq + std::fmt::Debug + use<> {
 
 /// Refused with a line that contains all of these, and the store is as before.
 #[track_caller]
-fn refused(store: &Store, args: &[&str], saying: &[&str]) {
+pub fn refused(store: &Store, args: &[&str], saying: &[&str]) {
     let before = state(store);
     store.run(args).refused_saying(saying);
     assert_eq!(before, state(store), "{args:?} changes nothing");
@@ -135,278 +134,6 @@ pub fn names_that_cannot_be() {
         let run = store.run(usage);
         assert_eq!((run.code, run.stdout.as_str()), (Some(2), ""), "{run:#?}");
     }
-}
-
-/// Loads these bytes, which must be refused, from a file and through a pipe.
-#[track_caller]
-fn refuses_archive(store: &Store, what: &str, bytes: &[u8]) {
-    let file = store.beside("bad.tar");
-    fs::write(&file, bytes).unwrap();
-    let before = state(store);
-    let by_name = store.run(&["load", "-i", file.to_str().unwrap()]);
-    assert_eq!(by_name.code, Some(1), "{what} is refused: {by_name:#?}");
-    let error = by_name.refused();
-    assert!(!error.contains(" os error 0"), "{error}");
-    let by_pipe = Run::of(
-        Command::new("sh")
-            .args(["-c", "cat \"$0\" | \"$1\" --root \"$2\" load"])
-            .args([file.as_path(), LAYERCTL.as_ref(), store.root()]),
-    );
-    by_pipe.refused();
-    assert_eq!(
-        before,
-        state(store),
-        "{what}: nothing changed, nothing left behind"
-    );
-}
-
-pub fn broken_archives() {
-    let store = Store::new();
-    store.load(&app(&["app:1"]));
-    let (archive, _) = Archive::of(&app(&["other:1"]).label("other"));
-    let whole = archive.bytes();
-    refused(&store, &["load", "-i", "/no/such/file"], &["/no/such/file"]);
-    let empty_dir = store.new_dir("empty-dir");
-    refused(&store, &["load", "-i", empty_dir.to_str().unwrap()], &[]);
-    refuses_archive(&store, "empty", b"");
-    refuses_archive(&store, "zeros", &[0; 10240]);
-    refuses_archive(&store, "noise", &noise(7, 100_000));
-    refuses_archive(
-        &store,
-        "an archive without an image",
-        &Layer::new().file("x", "x").tar(),
-    );
-    for part in 1..8 {
-        let len = whole.len() * part / 8;
-        refuses_archive(&store, &format!("cut off after {len} bytes"), &whole[..len]);
-    }
-    let gzip = zstd::encode_all(whole.as_slice(), 1).unwrap();
-    refuses_archive(&store, "a cut off zstd", &gzip[..gzip.len() / 2]);
-}
-
-pub fn archives_that_contradict_themselves() {
-    let store = Store::new();
-    store.load(&app(&["app:1"]));
-    // Nothing of it is in the store: a layer that is there already is not read again.
-    let layers = ["one", "two"].map(|text| Layer::new().file("x", text.repeat(1000)));
-    let fresh = || Archive::of(&Image::new(&["other:1"], layers.to_vec())).0;
-    let config = |a: &Archive| {
-        a.members
-            .iter()
-            .position(|(name, _)| name.ends_with(".json"))
-            .unwrap()
-    };
-    type Damage = fn(&mut Vec<u8>);
-    let damages: [(&str, Damage); 3] = [
-        ("one byte of a layer", |layer| layer[600] ^= 1),
-        ("a layer that is another", |layer| {
-            *layer = Layer::new().file("x", "x").tar()
-        }),
-        ("a layer that ends early", |layer| layer.truncate(700)),
-    ];
-    for (what, damage) in damages {
-        let mut archive = fresh();
-        damage(&mut archive.members[1].1);
-        refuses_archive(&store, what, &archive.bytes());
-    }
-    let mut archive = fresh();
-    archive.members.remove(1);
-    refuses_archive(&store, "a layer is missing", &archive.bytes());
-    let mut archive = fresh();
-    let at = config(&archive);
-    archive.members.remove(at);
-    refuses_archive(&store, "the config is missing", &archive.bytes());
-    for (what, text) in [
-        ("not JSON", "{"),
-        ("not a config", "[]"),
-        ("too deep", &"[".repeat(100_000)),
-    ] {
-        let mut archive = fresh();
-        let at = config(&archive);
-        archive.members[at].1 = text.into();
-        refuses_archive(&store, what, &archive.bytes());
-    }
-    let mut archive = fresh();
-    let at = config(&archive);
-    archive.members[at].1.extend(vec![b' '; 5 << 20]);
-    refuses_archive(&store, "more than 4 MiB of JSON", &archive.bytes());
-}
-
-/// Layers that reach for what is outside: refused, or kept inside; never followed.
-pub fn hostile_layers() {
-    let outside = tempfile::tempdir().unwrap();
-    let target = outside.path().to_str().unwrap();
-    fs::write(outside.path().join("kept"), "kept").unwrap();
-    let up = format!("{}{}", "../".repeat(40), &target[1..]);
-    let layers = [
-        ("a path upwards", Layer::new().file("../../escaped", "x")),
-        (
-            "a path upwards, further in",
-            Layer::new().dir("d").file("d/../../../escaped", "x"),
-        ),
-        (
-            "through a link",
-            Layer::new().symlink("out", target).file("out/escaped", "x"),
-        ),
-        (
-            "through a relative link",
-            Layer::new().symlink("out", &up).file("out/escaped", "x"),
-        ),
-        (
-            "over a link",
-            Layer::new()
-                .symlink("out", &format!("{target}/kept"))
-                .file("out", "x"),
-        ),
-        (
-            "a hard link outwards",
-            Layer::new()
-                .hard_link("in", &format!("{up}/kept"))
-                .file("in", "x"),
-        ),
-        (
-            "a link to a link",
-            Layer::new()
-                .symlink("s", &format!("{target}/kept"))
-                .hard_link("h", "s")
-                .file("h", "x"),
-        ),
-        (
-            "a whiteout outwards",
-            Layer::new().symlink("out", target).whiteout("out/kept"),
-        ),
-        (
-            "a whiteout of ..",
-            Layer::new().dir("d").file("d/.wh...", ""),
-        ),
-        ("a whiteout of nothing", Layer::new().file(".wh.", "")),
-        ("a NUL", Layer::new().file("a\0b", "x")),
-        ("no name", Layer::new().file("", "x")),
-    ];
-    for (what, layer) in layers {
-        let store = Store::new();
-        store.ok(&["images"]);
-        let before = state(&store);
-        let (archive, _) = Archive::of(&Image::new(&["bad:1"], vec![layer]));
-        let file = store.beside("bad.tar");
-        archive.write(&file);
-        let run = store.run(&["load", "-i", file.to_str().unwrap()]);
-        match run.code {
-            Some(0) => store.check_at_rest(),
-            _ => {
-                run.refused();
-                assert_eq!(before, state(&store), "{what}");
-            }
-        }
-        assert_eq!(
-            fs::read(outside.path().join("kept")).unwrap(),
-            b"kept",
-            "{what}"
-        );
-        let names: Vec<_> = fs::read_dir(&outside)
-            .unwrap()
-            .map(|e| e.unwrap().file_name())
-            .collect();
-        assert_eq!(names, ["kept"], "{what}");
-        assert!(
-            !store.beside("escaped").exists() && !store.root().join("escaped").exists(),
-            "{what}"
-        );
-    }
-}
-
-pub fn a_full_disk() {
-    let disk = LoopFs::new(24);
-    let store = Store::below(&disk.path());
-    store.load(&app(&["app:1"]));
-    let before = state(&store);
-    // The archive lies elsewhere: only the unpacked layers need room here.
-    let elsewhere = Store::new();
-    let (archive, _) = Archive::of(&Image::new(
-        &["big:1"],
-        vec![
-            Layer::new().file("first", noise(8, 4 << 20)),
-            Layer::new().file("big", noise(9, 30 << 20)),
-        ],
-    ));
-    let file = elsewhere.beside("big.tar");
-    archive.write(&file);
-    let run = store.run(&["load", "-i", file.to_str().unwrap()]);
-    run.refused_saying(&["No space left on device"]);
-    assert_eq!(before, state(&store), "what was unpacked is gone again");
-
-    // A view on a full disk: the writer is told, what was there stays, removal still works.
-    let (container, view) = store.create_mounted("app:1");
-    let error = fs::write(view.join("fills"), noise(1, 40 << 20)).unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
-    check_app(&view);
-    fs::remove_file(view.join("fills")).unwrap();
-    store.ok(&["umount", &container]);
-    store.ok(&["rm", &container]);
-    store.ok(&["rmi", "app:1"]);
-    store.check_at_rest();
-}
-
-/// Not one block is left: each command works or says in one line why not, and when there is room
-/// again all is as it was.
-pub fn a_disk_full_to_the_last_byte() {
-    // With what a command gives back taken away again before the next, and with a few blocks free.
-    for again in [true, false] {
-        on_a_full_disk(again);
-    }
-}
-
-fn on_a_full_disk(again: bool) {
-    let disk = LoopFs::new(48);
-    let store = Store::below(&disk.path());
-    let image = store.load(&app(&["app:1"]));
-    let (container, view) = store.create_mounted("app:1");
-    let filler = disk.path().join("filler");
-    let fill = || {
-        let mut file = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(&filler)
-            .unwrap();
-        for piece in [1 << 20, 1 << 10, 1] {
-            while file.write_all(&vec![7; piece]).is_ok() {}
-        }
-        file.sync_all().unwrap();
-    };
-    fill();
-    let commands: [&[&str]; 9] = [
-        &["images"],
-        &["df"],
-        &["tag", "app:1", "app:2"],
-        &["create", "app:1"],
-        &["gc"],
-        &["umount", &container],
-        &["ps", "-a"],
-        &["layers"],
-        &["rmi", "-f", "app:1", "app:2"],
-    ];
-    check_app(&view);
-    for args in commands {
-        if again {
-            fill();
-        }
-        let run = store.run(args);
-        assert!(
-            run.code == Some(0) || run.stderr.starts_with("Error: "),
-            "{args:?}: {run:#?}"
-        );
-        assert!(matches!(run.code, Some(0 | 1)), "{args:?}: {run:#?}");
-    }
-    fs::remove_file(&filler).unwrap();
-    store.wait_for_servers_to_end();
-    for row in store.json(&["ps", "-a"]) {
-        store.ok(&["rm", row["ID"].as_str().unwrap()]);
-    }
-    store.ok(&["rmi", "-f", "app:1", "app:2"]);
-    assert_eq!(store.layer_state(&image.chains[0]), "gone");
-    store.ok(&["gc"]);
-    store.check_no_layers();
-    store.check_at_rest();
 }
 
 pub fn a_store_of_a_newer_version() {

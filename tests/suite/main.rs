@@ -16,11 +16,13 @@ mod archives_hostile;
 mod archives_layers;
 mod archives_support;
 mod archives_tools;
+mod bad_archives;
 mod bad_input;
 mod chaos;
 mod concurrency;
 mod crash;
 mod demo;
+mod full_disk;
 mod handles;
 mod harness;
 mod listing;
@@ -175,11 +177,13 @@ fn cases() -> Vec<Case> {
         }),
         cases!(STORE => bad_input::{
             images_that_are_not_there, containers_that_are_not_there, names_that_cannot_be,
-            broken_archives, archives_that_contradict_themselves, hostile_layers,
             a_store_of_a_newer_version, without_permission, stores_that_cannot_be, a_closed_pipe,
         }),
+        cases!(STORE => bad_archives::{
+            broken_archives, archives_that_contradict_themselves, hostile_layers,
+        }),
         cases!(VIEW => bad_input::{mount_points_that_cannot_be}),
-        cases!(VIEW_ON_DISK => bad_input::{a_full_disk, a_disk_full_to_the_last_byte}),
+        cases!(VIEW_ON_DISK => full_disk::{a_load_that_does_not_fit, full_to_the_last_byte}),
         cases!(UNSHARE => bad_input::{without_dev_fuse}),
         cases!(STORE => listing::{images, tags, inspect_and_history}),
         cases!(VIEW => listing::{
