@@ -11,7 +11,7 @@ use super::error::{CommandError, output, warn};
 use crate::container::view;
 use crate::db::{Db, Snapshot};
 use crate::image::removal;
-use crate::store::Store;
+use crate::store::{Store, reserve};
 
 /// An open store, looked after.
 pub struct Context {
@@ -31,6 +31,7 @@ impl Context {
             None => default_root()?,
         };
         let store = Store::open(&root)?;
+        reserve::keep(store.root())?;
         let mut db = Db::open(&store.database())?;
         for error in view::bury_the_dead(&mut db, &store)? {
             warn(&error);

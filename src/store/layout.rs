@@ -3,6 +3,7 @@
 //! ```text
 //! ROOT/
 //!   store.db             the database; the tree follows it
+//!   reserve              room for the database when the disk is full
 //!   layers/<hex>/        one unpacked layer: tree/
 //!   staging/<unique>/    a layer being unpacked (see `store::staging`)
 //!   marked/<hex>.<row>/  a layer without a name, still read by the views that pin it

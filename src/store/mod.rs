@@ -3,6 +3,7 @@
 pub mod error;
 pub mod layout;
 pub mod remove_tree;
+pub mod reserve;
 pub mod staging;
 pub mod unpack;
 pub mod usage;

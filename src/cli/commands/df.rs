@@ -12,7 +12,7 @@ use crate::reclaim::{execute, plan};
 use crate::store::layout::names_in;
 use crate::store::staging;
 use crate::store::usage::{measure, measure_one};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, reserve};
 
 /// Arguments of `df`.
 #[derive(Debug, clap::Args)]
@@ -159,7 +159,7 @@ pub fn usage(store: &Store, snapshot: &Snapshot) -> Result<Usage, StoreError> {
     {
         usage.metadata.bytes += measure_one(path)?;
     }
-    for name in ["store.db", "store.db-wal", "store.db-shm"] {
+    for name in ["store.db", "store.db-wal", "store.db-shm", reserve::NAME] {
         let path = store.root().join(name);
         if path.exists() {
             usage.metadata.add(measure_one(&path)?);
