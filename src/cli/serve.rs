@@ -129,6 +129,8 @@ pub fn serve(
             "container {name} is being mounted or removed"
         )));
     };
+    // Whoever has the lock knows that a view on record is a dead server's.
+    view::bury_predecessor(&mut cx.db, &service.container)?;
     let pins = begin(cx, &container, service)?;
     let mounted = match mount_pinned(cx, &container, service, &directory, &pins) {
         Ok(mounted) => mounted,

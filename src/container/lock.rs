@@ -39,18 +39,28 @@ impl ServerLock {
     }
 
     /// Whether a process has the lock now.
-    pub fn is_held(directory: &Path) -> Result<bool, StoreError> {
+    pub fn look(directory: &Path) -> Result<Look, StoreError> {
         let opened = match open_directory(directory) {
             Ok(opened) => opened,
-            Err(e) if e.is_not_found() => return Ok(false),
+            // Deleted by hand: nobody serves it.
+            Err(e) if e.is_not_found() => return Ok(Look::Free(None)),
             Err(e) => return Err(e),
         };
         match flock(&opened, FlockOperation::NonBlockingLockShared) {
-            Ok(()) => Ok(false),
-            Err(Errno::WOULDBLOCK) => Ok(true),
+            Ok(()) => Ok(Look::Free(Some(opened))),
+            Err(Errno::WOULDBLOCK) => Ok(Look::Held),
             Err(e) => Err(StoreError::at("lock", directory)(e)),
         }
     }
+}
+
+/// What there is to see of a lock.
+#[derive(Debug)]
+pub enum Look {
+    /// A process has it.
+    Held,
+    /// Nobody has it, and as long as this lives nobody gets it.
+    Free(Option<OwnedFd>),
 }
 
 #[cfg(test)]
@@ -60,11 +70,16 @@ mod tests {
     #[test]
     fn one_holder() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(!ServerLock::is_held(dir.path()).unwrap());
+        let is_held = || matches!(ServerLock::look(dir.path()).unwrap(), Look::Held);
+        assert!(!is_held());
         let lock = ServerLock::acquire(dir.path()).unwrap().unwrap();
-        assert!(ServerLock::is_held(dir.path()).unwrap());
+        assert!(is_held());
         assert!(ServerLock::acquire(dir.path()).unwrap().is_none());
         drop(lock);
-        assert!(!ServerLock::is_held(dir.path()).unwrap());
+        assert!(!is_held());
+        let look = ServerLock::look(dir.path()).unwrap();
+        assert!(ServerLock::acquire(dir.path()).unwrap().is_none());
+        drop(look);
+        assert!(ServerLock::acquire(dir.path()).unwrap().is_some());
     }
 }

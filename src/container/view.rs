@@ -8,10 +8,11 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 
 use super::lifecycle::LifecycleError;
-use super::lock::ServerLock;
+use super::lock::{Look, ServerLock};
 use crate::db::{Container, Db, DbError, NewView, Tx, View};
 use crate::model::ContainerId;
 use crate::store::remove_tree::remove_tree;
@@ -85,30 +86,50 @@ pub fn bury_the_dead(db: &mut Db, store: &Store) -> Result<Vec<StoreError>, Life
     let mut failed = Vec::new();
     for view in db.read(|tx| tx.views())? {
         let directory = store.container(&view.container);
-        if ServerLock::is_held(directory.path())?
-            && !(is_dying(view.pid) && is_released(directory.path())?)
-        {
+        let look = match ServerLock::look(directory.path())? {
+            Look::Held if is_dying(view.pid) => wait_for_release(directory.path())?,
+            look => look,
+        };
+        // Kept until the end: as long as it is, no other server of this container can begin.
+        let Look::Free(_guard) = look else { continue };
+        // Looked at again: the view may have ended, and another one too, before the lock was free.
+        if db.read(|tx| tx.view(&view.container))?.as_ref() != Some(&view) {
             continue;
         }
-        if let Err(e) = detach(&view) {
-            failed.push(e);
-        }
-        end(db, &view, KILLED)?;
+        failed.extend(bury(db, &view)?);
         remove_abandoned(db, store, &view.container)?;
     }
     Ok(failed)
 }
 
-/// A process that is killed keeps its locks until the kernel has taken it apart.
-fn is_released(directory: &Path) -> Result<bool, StoreError> {
-    let end = Instant::now() + Duration::from_secs(5);
-    while ServerLock::is_held(directory)? {
-        if Instant::now() > end {
-            return Ok(false);
+/// The same for one container, by the server that is about to begin and has its lock.
+pub fn bury_predecessor(db: &mut Db, container: &ContainerId) -> Result<(), LifecycleError> {
+    if let Some(view) = db.read(|tx| tx.view(container))? {
+        match bury(db, &view)? {
+            Some(error) => return Err(error.into()),
+            None => return Ok(()),
         }
-        std::thread::sleep(Duration::from_millis(1));
     }
-    Ok(true)
+    Ok(())
+}
+
+/// Detach what a dead server left mounted and write down the end of its view. Returns why it could
+/// not be detached, if so: that does not keep its end from being recorded.
+fn bury(db: &mut Db, view: &View) -> Result<Option<StoreError>, DbError> {
+    let failed = detach(view).err();
+    end(db, view, KILLED)?;
+    Ok(failed)
+}
+
+/// A process that is killed keeps its locks until the kernel has taken it apart.
+fn wait_for_release(directory: &Path) -> Result<Look, StoreError> {
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        match ServerLock::look(directory)? {
+            Look::Held if Instant::now() < end => std::thread::sleep(Duration::from_millis(1)),
+            look => return Ok(look),
+        }
+    }
 }
 
 /// Detach every mount of this view, wherever it was moved or bound to.
@@ -116,7 +137,11 @@ fn detach(view: &View) -> Result<(), StoreError> {
     for mount in mounts_of(&view.container)? {
         let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
         let path = &mount.mountpoint;
-        umount2(path, flags).map_err(StoreError::at("detach the dead view at", path))?;
+        match umount2(path, flags) {
+            // EINVAL: another process has detached it.
+            Ok(()) | Err(Errno::EINVAL) => {}
+            Err(e) => return Err(StoreError::at("detach the dead view at", path)(e)),
+        }
     }
     Ok(())
 }

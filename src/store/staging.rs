@@ -63,12 +63,7 @@ impl Staged {
     /// A new, empty directory for a layer.
     pub fn create(store: &Store, diff: &DiffId) -> Result<Staged, StoreError> {
         loop {
-            let unique = tempfile::Builder::new()
-                .prefix(&format!("{}.", diff.hex()))
-                .tempdir_in(store.staging())
-                .map_err(StoreError::at("create a directory in", &store.staging()))?
-                .keep();
-            if let Some(staged) = Staged::claim(unique)? {
+            if let Some(staged) = Staged::claim(unique(store, diff)?)? {
                 let tree = staged.tree();
                 DirBuilder::new()
                     .mode(0o755)
@@ -199,7 +194,7 @@ impl Staged {
                 ) =>
             {
                 // A load that died between this rename and its commit.
-                let aside = self.path.with_extension("aside");
+                let aside = unique(store, diff)?;
                 fs::rename(&to, &aside).map_err(StoreError::at("move aside", &to))?;
                 fs::rename(&self.path, &to).map_err(StoreError::at("rename to", &to))?;
             }
@@ -223,6 +218,17 @@ impl Drop for Staged {
 }
 
 const COMPLETE: &str = "complete";
+
+/// A new, empty directory in `staging/` with a name that says which layer it is for.
+fn unique(store: &Store, diff: &DiffId) -> Result<PathBuf, StoreError> {
+    let staging = store.staging();
+    let made = tempfile::Builder::new()
+        .prefix(&format!("{}.", diff.hex()))
+        .tempdir_in(&staging);
+    Ok(made
+        .map_err(StoreError::at("create a directory in", &staging))?
+        .keep())
+}
 
 fn is_for(name: &OsStr, diff: &DiffId) -> bool {
     let name = name.as_bytes();

@@ -112,7 +112,8 @@ fn unmount_one(path: &Path, lazy: bool) -> Result<(), StoreError> {
     let mut flags = MntFlags::UMOUNT_NOFOLLOW;
     flags.set(MntFlags::MNT_DETACH, lazy);
     match umount2(path, flags) {
-        Ok(()) => Ok(()),
+        // EINVAL: nothing is mounted there any longer, which is what was asked for.
+        Ok(()) | Err(Errno::EINVAL) => Ok(()),
         // Not root: the set-user-ID helper that mounted it can.
         Err(Errno::EPERM) => {
             let helper = Command::new("fusermount3")
