@@ -335,6 +335,32 @@ pub fn servers_killed_while_reclaiming() {
     }
 }
 
+/// A removal is killed between a layer's move and its commit, and then a load between the layer's
+/// publication and its commit: the layer lies in both places, and the row says that it is to be moved.
+pub fn marking_killed_twice() {
+    let store = Store::new();
+    let sample = Sample::app(&store);
+    store.ok(&["load", "-i", &sample.file]);
+    let mut killing = Killing::new(&store, CHANGES[0], 1, &["rmi", "-f", "app:1"]);
+    Run::of(&mut killing.strace);
+    assert!(killing.has_killed());
+    // Decided, not moved yet. What the two would have left behind:
+    for layer in 0..3 {
+        for row in 1..=8 {
+            let marked = format!("marked/{}.{row}/tree", sample.image.layer_dir(layer));
+            fs::create_dir_all(store.root().join(&marked)).unwrap();
+            fs::write(store.root().join(&marked).join("file"), "x").unwrap();
+        }
+    }
+    store.ok(&["images"]);
+    store.ok(&["load", "-i", &sample.file]);
+    assert!(sample.whole_or_absent(&store));
+    store.ok(&["rmi", "-f", "app:1"]);
+    store.ok(&["gc"]);
+    store.check_no_layers();
+    store.check_at_rest();
+}
+
 /// Without strace: a big load, killed at moments spread over the time that it takes.
 pub fn loads_killed_by_the_clock() {
     let store = Store::new();

@@ -150,7 +150,7 @@ fn cases() -> Vec<Case> {
             a_read_only_view_refuses_writes, mounts_where_it_is_told,
             the_server_keeps_nothing_of_the_caller, in_the_foreground,
         }),
-        cases!(STRACE => crash::{killed_removals}),
+        cases!(STRACE => crash::{killed_removals, marking_killed_twice}),
         cases!(STRACE_VIEW => crash::{
             killed_loads, killed_removals_under_a_view, killed_collections, killed_unmounts,
             killed_mounts, servers_killed_while_reclaiming,
