@@ -149,6 +149,12 @@ impl Store {
         match fs::rename(&from, &to) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // The rename was done, but not recorded; what has the name since, no row explains.
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
+                ) => {}
             Err(e) => return Err(StoreError::at("mark", &from)(e)),
         }
         // Before the row may say "moved": after a power cut the name must not be back in layers/

@@ -119,7 +119,12 @@ impl Mounted {
         if telling.join().is_err() {
             tracing::warn!("the thread that tells of changed attributes has panicked");
         }
-        served
+        match served {
+            // Another word for "no such device": what the kernel says when the connection ends in
+            // the middle of a request.
+            Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => Ok(()),
+            other => other,
+        }
     }
 }
 

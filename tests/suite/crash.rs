@@ -354,6 +354,8 @@ pub fn marking_killed_twice() {
     }
     store.ok(&["images"]);
     store.ok(&["load", "-i", &sample.file]);
+    // The marked ones, and what no row explains.
+    store.ok(&["gc"]);
     assert!(sample.whole_or_absent(&store));
     store.ok(&["rmi", "-f", "app:1"]);
     store.ok(&["gc"]);

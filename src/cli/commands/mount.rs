@@ -11,6 +11,7 @@ use crate::cli::error::CommandError;
 use crate::cli::serve::{self, Service};
 use crate::container::find;
 use crate::container::lifecycle::LifecycleError;
+use crate::container::view;
 use crate::model::ContainerId;
 use crate::store::StoreError;
 use crate::sys::descriptors::close_all_on_exec;
@@ -88,7 +89,7 @@ pub fn prepare(
         other => drop(other.map_err(StoreError::at("open", fuse))?),
     }
     let merged = cx.store.container(&container.id).merged();
-    let mountpoint = check_mountpoint(directory.unwrap_or(&merged))?;
+    let mountpoint = check_mountpoint(cx, directory.unwrap_or(&merged))?;
     let container = container.id.clone();
     Ok(Service {
         container,
@@ -99,28 +100,35 @@ pub fn prepare(
 }
 
 /// A mount point must be an empty directory that nothing is mounted on. Gives its absolute path.
-fn check_mountpoint(path: &Path) -> Result<PathBuf, CommandError> {
-    let refuse = |why: &str| {
-        Err(CommandError::new(format!(
-            "cannot mount at {}: {why}",
-            path.display()
-        )))
+fn check_mountpoint(cx: &mut Context, path: &Path) -> Result<PathBuf, CommandError> {
+    let look = || -> std::io::Result<PathBuf> {
+        let absolute = path.canonicalize()?;
+        match std::fs::read_dir(&absolute)?.next() {
+            Some(_) => Err(ErrorKind::DirectoryNotEmpty.into()),
+            None => Ok(absolute),
+        }
     };
-    let absolute = match path.canonicalize() {
-        Ok(absolute) => absolute,
-        Err(e) => return refuse(&reason(&e)),
+    let looked = match look() {
+        // A server has died there since this command began.
+        Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {
+            view::bury_the_dead(&mut cx.db, &cx.store)?;
+            look()
+        }
+        other => other,
     };
-    if mount_at(&absolute)?.is_some() {
-        return refuse("something is mounted there already");
-    }
-    if !absolute.is_dir() {
-        return refuse("it is not a directory");
-    }
-    match std::fs::read_dir(&absolute).map(|mut entries| entries.next().is_none()) {
-        Ok(true) => Ok(absolute),
-        Ok(false) => refuse("the directory is not empty"),
-        Err(e) => refuse(&reason(&e)),
-    }
+    let why = match path.canonicalize().map(|absolute| mount_at(&absolute)) {
+        Ok(Ok(Some(_))) => "something is mounted there already".to_owned(),
+        _ => match looked {
+            Ok(absolute) => return Ok(absolute),
+            Err(e) if e.kind() == ErrorKind::DirectoryNotEmpty => "it is not empty".to_owned(),
+            Err(e) if e.kind() == ErrorKind::NotADirectory => "it is not a directory".to_owned(),
+            Err(e) => reason(&e),
+        },
+    };
+    Err(CommandError::new(format!(
+        "cannot mount at {}: {why}",
+        path.display()
+    )))
 }
 
 /// Start the server, and wait until the view is ready or cannot be.
