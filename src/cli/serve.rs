@@ -135,6 +135,7 @@ pub fn serve(
     let mounted = match mount_pinned(cx, &container, service, &directory, &pins) {
         Ok(mounted) => mounted,
         Err(error) => {
+            detach(&service.container);
             view::cancel(&mut cx.db, &pins.view)?;
             release(cx, pins, lock)?;
             return Err(error);
