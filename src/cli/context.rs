@@ -37,7 +37,10 @@ impl Context {
             warn(&error);
         }
         if !db.read(|tx| tx.layers_to_move())?.is_empty() {
-            removal::follow_up(&mut db, &store, &[])?;
+            // No reason for a command to fail that has nothing to do with it.
+            if let Err(error) = removal::follow_up(&mut db, &store, &[]) {
+                warn(&error);
+            }
         }
         Ok(Context {
             store,

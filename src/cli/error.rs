@@ -1,9 +1,10 @@
 //! Errors on their way to the user: one line each.
 
 use std::fmt::Display;
-use std::io;
+use std::io::{self, Write as _};
 
 use super::exit_code::Exit;
+use crate::sys::reason;
 
 /// What a command fails with.
 #[derive(Debug)]
@@ -40,12 +41,17 @@ impl CommandError {
 
 /// Print `Error: …` to standard error, in one line whatever the text: names in it may be hostile.
 pub fn complain(text: &dyn Display) {
-    eprintln!("Error: {}", one_line(&text.to_string()));
+    to_stderr("Error", text);
 }
 
 /// Print `Warning: …` to standard error.
 pub fn warn(text: &dyn Display) {
-    eprintln!("Warning: {}", one_line(&text.to_string()));
+    to_stderr("Warning", text);
+}
+
+/// Where it cannot be written (a closed pipe, a log on a full disk) there is nobody to be told.
+fn to_stderr(kind: &str, text: &dyn Display) {
+    writeln!(io::stderr(), "{kind}: {}", one_line(&text.to_string())).unwrap_or_default();
 }
 
 fn one_line(text: &str) -> String {
@@ -66,7 +72,7 @@ impl<E: std::error::Error> From<E> for CommandError {
 pub fn output(error: io::Error) -> CommandError {
     match error.kind() {
         io::ErrorKind::BrokenPipe => CommandError::BrokenPipe,
-        _ => CommandError::Message(format!("cannot write the output: {error}")),
+        _ => CommandError::Message(format!("cannot write the output: {}", reason(&error))),
     }
 }
 

@@ -10,7 +10,6 @@ use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use nix::mount::{MntFlags, umount2};
 use tracing::{error, info};
 
 use super::context::Context;
@@ -18,14 +17,14 @@ use super::error::CommandError;
 use super::interrupt::on_interrupt;
 use crate::container::lifecycle::LifecycleError;
 use crate::container::lock::ServerLock;
-use crate::container::view::{self, mount_source, mounts_of};
-use crate::db::{Container, View};
+use crate::container::view::{self, mount_source};
+use crate::db::{Container, Db, View};
 use crate::image::removal;
 use crate::model::{ContainerId, DiffId, Phase};
 use crate::reclaim::execute::{Outcome, reclaim};
 use crate::reclaim::pins::Pin;
-use crate::store::StoreError;
 use crate::store::layout::{ContainerDir, open_directory};
+use crate::store::{Store, StoreError};
 use crate::sys::reason;
 use crate::union::{Layers, MountOptions, Mounted, Options, Union, mount};
 
@@ -130,12 +129,21 @@ pub fn serve(
         )));
     };
     // Whoever has the lock knows that a view on record is a dead server's.
-    view::bury_predecessor(&mut cx.db, &service.container)?;
-    let pins = begin(cx, &container, service)?;
+    view::bury_predecessor(&mut cx.db, &cx.store, &service.container)?;
+    let pins = match begin(cx, &container, service) {
+        Ok(pins) => pins,
+        Err(error) => {
+            // Its pins may have kept a removal from reclaiming what it had marked.
+            drop(lock);
+            let marked = cx.db.read(|tx| tx.marked_layers())?;
+            reclaim_marked(cx, marked.into_iter().map(|layer| layer.id))?;
+            return Err(error);
+        }
+    };
     let mounted = match mount_pinned(cx, &container, service, &directory, &pins) {
         Ok(mounted) => mounted,
         Err(error) => {
-            detach(&service.container);
+            detach(&cx.store, &service.container);
             view::cancel(&mut cx.db, &pins.view)?;
             release(cx, pins, lock)?;
             return Err(error);
@@ -144,7 +152,7 @@ pub fn serve(
     info!("mounted at {}", service.mountpoint.display());
     let result = ready(cx).and_then(|()| mounted.serve().map_err(at(service, "serve the view")));
     // An interrupted or aborted view leaves its mount point behind.
-    detach(&service.container);
+    detach(&cx.store, &service.container);
     view::end(&mut cx.db, &pins.view, 0)?;
     info!("unmounted");
     release(cx, pins, lock)?;
@@ -258,15 +266,22 @@ fn mount_pinned(
     )
     .map_err(at(service, "prepare the view"))?;
     let options = MountOptions {
-        fs_name: mount_source(&container.id),
+        fs_name: mount_source(&cx.store, &container.id),
         read_only: service.read_only,
         allow_other: nix::unistd::geteuid().is_root(),
         threads: std::thread::available_parallelism().map_or(2, usize::from),
     };
     let mounted = mount(union, &service.mountpoint, &options).map_err(at(service, "mount"))?;
-    let id = container.id.clone();
+    let (store, id) = (cx.store.clone(), container.id.clone());
     // Detached, not killed: those who still have files open keep them.
-    on_interrupt(move || detach(&id))?;
+    on_interrupt(move || {
+        detach(&store, &id);
+        let noted =
+            Db::open(&store.database()).and_then(|mut db| db.write(|tx| tx.set_view_detached(&id)));
+        if let Err(e) = noted {
+            error!("{e}");
+        }
+    })?;
     Ok(mounted)
 }
 
@@ -275,17 +290,9 @@ fn at(service: &Service, what: &'static str) -> impl FnOnce(std::io::Error) -> C
     move |e| CommandError::new(format!("cannot {what} at {path}: {}", reason(&e)))
 }
 
-fn detach(container: &ContainerId) {
-    let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
-    match mounts_of(container) {
-        Ok(mounts) => {
-            for mount in mounts {
-                if let Err(e) = umount2(&mount.mountpoint, flags) {
-                    error!("cannot detach {}: {e}", mount.mountpoint.display());
-                }
-            }
-        }
-        Err(e) => error!("{e}"),
+fn detach(store: &Store, container: &ContainerId) {
+    if let Err(e) = view::detach(store, container) {
+        error!("{e}");
     }
 }
 
@@ -294,8 +301,16 @@ fn release(cx: &mut Context, pins: Pins, lock: ServerLock) -> Result<(), Command
     drop(pins.pins);
     view::remove_abandoned(&mut cx.db, &cx.store, &pins.view.container)?;
     drop(lock);
+    reclaim_marked(cx, pins.view.pins)
+}
+
+/// Reclaim those of these layers that are marked and that nothing holds.
+fn reclaim_marked(
+    cx: &mut Context,
+    rows: impl IntoIterator<Item = i64>,
+) -> Result<(), CommandError> {
     removal::follow_up(&mut cx.db, &cx.store, &[])?;
-    for row in pins.view.pins {
+    for row in rows {
         let layer = cx.db.read(|tx| tx.layer(row))?;
         let Some(layer) = layer.filter(|l| l.phase != Phase::Present) else {
             continue;

@@ -1,7 +1,7 @@
 //! Creating and removing containers.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
@@ -11,6 +11,7 @@ use crate::model::reference::with_default_tag;
 use crate::model::{ContainerId, ImageId, name};
 use crate::store::remove_tree::remove_tree;
 use crate::store::{Store, StoreError};
+use crate::sys::mounts::mounts;
 
 /// Why something could not be done with a container. The texts are Docker's where it has the case.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +42,14 @@ pub enum LifecycleError {
          removing or force remove"
     )]
     Active(String),
+    /// What is mounted there is not the container's to be deleted.
+    #[error("cannot remove container \"/{name}\": something is mounted at {}", mountpoint.display())]
+    MountedBelow {
+        /// The container's.
+        name: String,
+        /// In its directory.
+        mountpoint: PathBuf,
+    },
     /// Of the database.
     #[error(transparent)]
     Db(#[from] DbError),
@@ -120,6 +129,16 @@ pub fn create(
     Ok(id)
 }
 
+/// A mount at or below a directory, whoever made it.
+fn mount_below(directory: &Path) -> Result<Option<PathBuf>, StoreError> {
+    let table = Path::new("/proc/self/mountinfo");
+    let mounts = mounts().map_err(StoreError::at("read", table))?;
+    let mut below = mounts
+        .into_iter()
+        .filter(|m| m.mountpoint.starts_with(directory));
+    Ok(below.next().map(|m| m.mountpoint))
+}
+
 /// The topmost layer whose root directory means something.
 fn root_of(tx: &Tx<'_>, store: &Store, image: &ImageId) -> Result<Option<PathBuf>, DbError> {
     for place in tx.layers_of(image)?.iter().rev() {
@@ -135,6 +154,12 @@ fn root_of(tx: &Tx<'_>, store: &Store, image: &ImageId) -> Result<Option<PathBuf
 /// Remove a container that has no view, with all that it wrote.
 pub fn remove(db: &mut Db, store: &Store, container: &Container) -> Result<(), LifecycleError> {
     let directory = store.container(&container.id);
+    if let Some(mountpoint) = mount_below(directory.path())? {
+        return Err(LifecycleError::MountedBelow {
+            name: container.name.clone(),
+            mountpoint,
+        });
+    }
     let lock = match ServerLock::acquire(directory.path()) {
         Ok(Some(lock)) => Some(lock),
         Ok(None) => return Err(LifecycleError::Active(container.name.clone())),

@@ -8,24 +8,22 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::mount::{MntFlags, umount2};
-
 use super::lifecycle::LifecycleError;
 use super::lock::{Look, ServerLock};
 use crate::db::{Container, Db, DbError, NewView, Tx, View};
 use crate::model::ContainerId;
 use crate::store::remove_tree::remove_tree;
 use crate::store::{Store, StoreError};
-use crate::sys::mounts::{Mount, mounts};
+use crate::sys::mounts::{Mount, mounts, unmount};
 use crate::sys::processes::is_dying;
 
 /// Exit code on record for a view whose server was killed, as a shell counts SIGKILL.
 const KILLED: i32 = 128 + libc::SIGKILL;
 
-/// The source that a view's mount bears, by which it is known for one of ours.
-pub fn mount_source(container: &ContainerId) -> String {
-    format!("layerctl:{}", container.short())
+/// The source that a view's mount bears, by which it is known for one of this store: a copy of the
+/// store has containers of the same IDs.
+pub fn mount_source(store: &Store, container: &ContainerId) -> String {
+    format!("layerctl:{}@{}", container.short(), store.identity())
 }
 
 /// Write down that this process serves a container's view.
@@ -82,7 +80,7 @@ pub fn remove_abandoned(
 
 /// Find the views whose server died, detach what it left mounted, write down their end. Returns
 /// what could not be detached.
-pub fn bury_the_dead(db: &mut Db, store: &Store) -> Result<Vec<StoreError>, LifecycleError> {
+pub fn bury_the_dead(db: &mut Db, store: &Store) -> Result<Vec<LifecycleError>, LifecycleError> {
     let mut failed = Vec::new();
     for view in db.read(|tx| tx.views())? {
         let directory = store.container(&view.container);
@@ -96,16 +94,23 @@ pub fn bury_the_dead(db: &mut Db, store: &Store) -> Result<Vec<StoreError>, Life
         if db.read(|tx| tx.view(&view.container))?.as_ref() != Some(&view) {
             continue;
         }
-        failed.extend(bury(db, &view)?);
-        remove_abandoned(db, store, &view.container)?;
+        failed.extend(bury(db, store, &view)?.map(LifecycleError::from));
+        // What this command was called for may be quite another thing.
+        if let Err(e) = remove_abandoned(db, store, &view.container) {
+            failed.push(e);
+        }
     }
     Ok(failed)
 }
 
 /// The same for one container, by the server that is about to begin and has its lock.
-pub fn bury_predecessor(db: &mut Db, container: &ContainerId) -> Result<(), LifecycleError> {
+pub fn bury_predecessor(
+    db: &mut Db,
+    store: &Store,
+    container: &ContainerId,
+) -> Result<(), LifecycleError> {
     if let Some(view) = db.read(|tx| tx.view(container))? {
-        match bury(db, &view)? {
+        match bury(db, store, &view)? {
             Some(error) => return Err(error.into()),
             None => return Ok(()),
         }
@@ -115,8 +120,8 @@ pub fn bury_predecessor(db: &mut Db, container: &ContainerId) -> Result<(), Life
 
 /// Detach what a dead server left mounted and write down the end of its view. Returns why it could
 /// not be detached, if so: that does not keep its end from being recorded.
-fn bury(db: &mut Db, view: &View) -> Result<Option<StoreError>, DbError> {
-    let failed = detach(view).err();
+fn bury(db: &mut Db, store: &Store, view: &View) -> Result<Option<StoreError>, DbError> {
+    let failed = detach(store, &view.container).err();
     end(db, view, KILLED)?;
     Ok(failed)
 }
@@ -133,22 +138,17 @@ fn wait_for_release(directory: &Path) -> Result<Look, StoreError> {
 }
 
 /// Detach every mount of this view, wherever it was moved or bound to.
-fn detach(view: &View) -> Result<(), StoreError> {
-    for mount in mounts_of(&view.container)? {
-        let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
+pub fn detach(store: &Store, container: &ContainerId) -> Result<(), StoreError> {
+    for mount in mounts_of(store, container)? {
         let path = &mount.mountpoint;
-        match umount2(path, flags) {
-            // EINVAL: another process has detached it.
-            Ok(()) | Err(Errno::EINVAL) => {}
-            Err(e) => return Err(StoreError::at("detach the dead view at", path)(e)),
-        }
+        unmount(path, true).map_err(StoreError::at("detach the view at", path))?;
     }
     Ok(())
 }
 
 /// The mounts of a container's view in this mount namespace, topmost first.
-pub fn mounts_of(container: &ContainerId) -> Result<Vec<Mount>, StoreError> {
-    let source = mount_source(container);
+pub fn mounts_of(store: &Store, container: &ContainerId) -> Result<Vec<Mount>, StoreError> {
+    let source = mount_source(store, container);
     let path = Path::new("/proc/self/mountinfo");
     let mut mounts = mounts().map_err(StoreError::at("read", path))?;
     mounts.retain(|m| m.source == source && m.fs_type.starts_with("fuse"));

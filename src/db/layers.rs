@@ -111,12 +111,4 @@ impl Tx<'_> {
         self.tx.execute("DELETE FROM layers WHERE id = ?", [id])?;
         Ok(())
     }
-
-    /// Whether an image's stack has this diff.
-    pub fn diff_is_named(&self, diff: &DiffId) -> Result<bool, DbError> {
-        Ok(self
-            .tx
-            .prepare_cached("SELECT 1 FROM image_layers WHERE diff = ?")?
-            .exists([diff.to_string()])?)
-    }
 }

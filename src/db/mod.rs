@@ -129,11 +129,6 @@ pub struct Tx<'a> {
 }
 
 impl Tx<'_> {
-    /// The time at which the transaction began: everything it records bears it.
-    pub fn now(&self) -> Timestamp {
-        self.now
-    }
-
     /// What SQLite finds wrong with the file; empty if all is well.
     pub fn integrity(&self) -> Result<Vec<String>, DbError> {
         let mut statement = self.tx.prepare("PRAGMA integrity_check")?;

@@ -51,6 +51,11 @@ impl Snapshot {
         self.containers.iter().filter(move |c| c.image == *image)
     }
 
+    /// Whether neither a tag nor a container leads to an image.
+    pub fn is_dangling(&self, image: &Image) -> bool {
+        image.tags.is_empty() && self.containers_of(&image.id).next().is_none()
+    }
+
     /// Where a container stands.
     pub fn state(&self, container: &Container) -> ContainerState {
         match (self.view(&container.id), container.ended) {

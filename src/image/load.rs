@@ -105,11 +105,25 @@ pub fn load(
                 staged.insert(diff.clone(), stage(store, &archive, layer, cancel)?);
             }
         }
-        if db.write(|tx| publish(tx, store, &images, &configs, &mut staged))? {
+        let published = db.write(|tx| {
+            let published = publish(tx, store, &images, &configs, &mut staged);
+            if published.is_err() {
+                // Nothing of what is refused may stay. Still in the transaction: afterwards the
+                // names could be another load's.
+                for (diff, staged) in &mut staged {
+                    staged.unpublish(store, diff)?;
+                }
+            }
+            published
+        })?;
+        if published {
             break;
         }
         // A layer that was present when it was looked for has been marked meanwhile.
     }
+    // Their locks first, for they are in use now; then those that another load has brought as well.
+    staged.retain(|_, staged| !staged.is_published());
+    drop(staged);
     Ok(images
         .into_iter()
         .map(|image| Loaded {

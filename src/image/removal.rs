@@ -2,14 +2,15 @@
 //!
 //! Two transactions. The first is the promise: when it is committed, the image is gone and its
 //! layers will be, whatever crashes. The second follows it up on disk: the layers' names go from
-//! `layers/` to `marked/`, like an unlink, and the image's own files go. It can be repeated, and
-//! every command begins with it if it is due. The space is `reclaim`'s.
+//! `layers/` to `marked/`, like an unlink, and the image's own files go. For the layers it can be
+//! repeated, and every command begins with it if it is due; files of an image that a crash has left
+//! are orphans. The space is `reclaim`'s.
 
 use std::collections::HashSet;
 
 use super::removal_plan::{Manner, Refusal, RemovalPlan, removal_plan};
 use crate::db::{Action, Db, DbError, Snapshot, Tx};
-use crate::model::{ChainId, ImageId, Phase};
+use crate::model::{ChainId, ImageId, Layer, Phase};
 use crate::store::remove_tree::remove_tree;
 use crate::store::{Store, StoreError};
 
@@ -27,24 +28,37 @@ pub enum RemovalError {
     Store(#[from] StoreError),
 }
 
-/// Remove what `name` means.
+/// Decide that what `name` means goes: the promise. [`follow_up`] is due after it.
 ///
 /// # Errors
 /// [`RemovalError::Refused`] if the rules are against it; then nothing was changed.
-pub fn remove(
-    db: &mut Db,
-    store: &Store,
-    name: &str,
-    manner: Manner,
-) -> Result<RemovalPlan, RemovalError> {
+pub fn remove(db: &mut Db, name: &str, manner: Manner) -> Result<RemovalPlan, RemovalError> {
     // Planned inside the transaction: nobody can mount or load between plan and deed.
-    let plan = db.write(|tx| -> Result<_, RemovalError> {
+    db.write(|tx| {
         let plan = removal_plan(&Snapshot::of(tx)?, name, manner)?;
         carry_out(tx, &plan)?;
         Ok(plan)
-    })?;
-    follow_up(db, store, plan.deleted.as_slice())?;
-    Ok(plan)
+    })
+}
+
+/// Decide that an image goes if, now, it has no tag and no container: `None` if it has.
+pub fn remove_dangling(db: &mut Db, image: &ImageId) -> Result<Option<RemovalPlan>, RemovalError> {
+    db.write(|tx| {
+        let snapshot = Snapshot::of(tx)?;
+        if !snapshot
+            .image(image)
+            .is_some_and(|image| snapshot.is_dangling(image))
+        {
+            return Ok(None);
+        }
+        let manner = Manner {
+            force: false,
+            prune: true,
+        };
+        let plan = removal_plan(&snapshot, &image.to_string(), manner)?;
+        carry_out(tx, &plan)?;
+        Ok(Some(plan))
+    })
 }
 
 fn carry_out(tx: &Tx<'_>, plan: &RemovalPlan) -> Result<(), DbError> {
@@ -69,11 +83,19 @@ fn mark(tx: &Tx<'_>, row: i64, chain: &ChainId, bytes: u64) -> Result<(), DbErro
     tx.record(Action::Mark, chain, Some(bytes), "")
 }
 
-/// Mark the layers that no image names: what `rmi --no-prune` left, for `prune`. Gives their rows.
-pub fn mark_unused(db: &mut Db, store: &Store) -> Result<HashSet<i64>, RemovalError> {
+/// Mark the layers that no image names and of which `which` is true: what `rmi --no-prune` left, for
+/// `prune`. Gives their rows.
+pub fn mark_unused(
+    db: &mut Db,
+    store: &Store,
+    which: impl Fn(&Layer) -> bool,
+) -> Result<HashSet<i64>, RemovalError> {
     let rows = db.write(|tx| -> Result<HashSet<i64>, DbError> {
         let snapshot = Snapshot::of(tx)?;
-        let present = snapshot.layers.iter().filter(|l| l.phase == Phase::Present);
+        let present = snapshot
+            .layers
+            .iter()
+            .filter(|l| l.phase == Phase::Present && which(l));
         let unused: Vec<_> = present
             .filter(|l| snapshot.named_by(l).is_empty())
             .collect();

@@ -64,7 +64,7 @@ pub fn reclaim(db: &mut Db, store: &Store, layer: &Layer) -> Result<Outcome, Rec
             return Ok(Err(Outcome::Reclaimed));
         };
         if tx.layer_is_pinned(layer.id)? {
-            // The server died a moment ago; whoever records its end comes back here.
+            // The server died a moment ago, and its end is not recorded yet.
             return Ok(Err(Outcome::Pinned));
         }
         match now.phase {

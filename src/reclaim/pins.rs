@@ -34,8 +34,8 @@ impl Pin {
                 Err(e) if e.is_not_found() => return Ok(None),
                 Err(e) => return Err(e),
             };
-            // Waiting is safe: the only exclusive locks are those of reclaimers, on directories
-            // that have lost this name.
+            // Waiting is short: a load lets go of what it has published at once, and reclaimers
+            // lock directories that have lost this name.
             flock(&directory, FlockOperation::LockShared).map_err(StoreError::at("lock", &path))?;
             // Lock, then look again: between open and lock the layer may have been marked, and
             // even reclaimed.

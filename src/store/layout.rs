@@ -22,7 +22,7 @@ use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
@@ -37,6 +37,7 @@ use crate::model::{ContainerId, DiffId, ImageId, Layer, Phase};
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
+    identity: String,
 }
 
 const ROOMS: [&str; 5] = ["layers", "staging", "marked", "images", "containers"];
@@ -68,7 +69,14 @@ impl Store {
                 other => other.map_err(StoreError::at("create", &path)),
             }?;
         }
-        Ok(Store { root })
+        let meta = fs::metadata(&root).map_err(StoreError::at("open the store", &root))?;
+        let identity = format!("{:x}.{:x}", meta.dev(), meta.ino());
+        Ok(Store { root, identity })
+    }
+
+    /// Tells this store apart from a copy of it, as long as the machine runs.
+    pub fn identity(&self) -> &str {
+        &self.identity
     }
 
     /// The store's own directory.
@@ -148,7 +156,8 @@ impl Store {
         let (from, to) = (self.layer(&layer.diff), self.marked_layer(layer));
         match fs::rename(&from, &to) {
             Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // Done before, by a process that may have died before its syncs.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             // The rename was done, but not recorded; what has the name since, no row explains.
             Err(e)
                 if matches!(

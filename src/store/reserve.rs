@@ -9,8 +9,10 @@ use std::io;
 use std::path::Path;
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::io::Errno;
 
 use super::StoreError;
+use super::usage::measure_one;
 
 /// The file's name in the store's root.
 pub const NAME: &str = "reserve";
@@ -22,35 +24,47 @@ const SIZE: u64 = 1 << 20;
 /// could otherwise run out of them under a page that SQLite has mapped, which is SIGBUS.
 const LEAST: u64 = 64 << 10;
 
+/// The size of SQLite's shared memory as long as its log is short.
+const SHARED: u64 = 32 << 10;
+
 /// Make the reserve, or give it up, as there is room.
 ///
 /// # Errors
 /// ENOSPC if there is none left even so; otherwise what the system says.
 pub fn keep(root: &Path) -> Result<(), StoreError> {
     let path = root.join(NAME);
-    let reserved = path.exists();
-    match (room(root)?, reserved) {
-        (room, false) if room > 4 * SIZE => make(&path),
-        (room, true) if room < SIZE => give_up(&path),
-        _ => Ok(()),
-    }?;
-    // Given back blocks count as free a moment later on some file systems; what is there counts.
-    match room(root)? + if reserved { SIZE } else { 0 } {
-        room if room < LEAST => Err(StoreError::at("open the store", root)(
-            rustix::io::Errno::NOSPC,
-        )),
-        _ => Ok(()),
+    let stat = statvfs(root).map_err(StoreError::at("open the store", root))?;
+    if stat.f_bavail.saturating_mul(stat.f_frsize) > 4 * SIZE {
+        return if path.exists() { Ok(()) } else { make(&path) };
+    }
+    // What statvfs(3) counts as free is not always to be had: root may use more than others, but
+    // not what ext4 keeps for itself. So it is tried.
+    if can_allocate(root, SIZE)? {
+        return Ok(());
+    }
+    give_up(&path)?;
+    // As long as a view is served, its server has SQLite's shared memory open, with all its blocks.
+    let shared = measure_one(&root.join("store.db-shm"))? >= SHARED;
+    match shared || can_allocate(root, LEAST)? {
+        true => Ok(()),
+        false => Err(StoreError::at("open the store", root)(Errno::NOSPC)),
     }
 }
 
-/// The bytes that this user can still write.
-fn room(root: &Path) -> Result<u64, StoreError> {
-    let stat = statvfs(root).map_err(StoreError::at("open the store", root))?;
-    let blocks = match nix::unistd::geteuid().is_root() {
-        true => stat.f_bfree,
-        false => stat.f_bavail,
+/// Whether a file of this size can be had now.
+fn can_allocate(root: &Path, size: u64) -> Result<bool, StoreError> {
+    let try_it = || -> io::Result<bool> {
+        let file = tempfile::tempfile_in(root)?;
+        match fallocate(&file, FallocateFlags::empty(), 0, size) {
+            Ok(()) | Err(Errno::OPNOTSUPP) => Ok(true),
+            Err(Errno::NOSPC | Errno::DQUOT) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
     };
-    Ok(blocks.saturating_mul(stat.f_frsize))
+    match try_it() {
+        Err(e) if e.kind() == io::ErrorKind::StorageFull => Ok(false),
+        other => other.map_err(StoreError::at("open the store", root)),
+    }
 }
 
 fn make(path: &Path) -> Result<(), StoreError> {
@@ -62,7 +76,7 @@ fn make(path: &Path) -> Result<(), StoreError> {
             .open(path)?;
         match fallocate(&file, FallocateFlags::empty(), 0, SIZE) {
             // Without it the store is as good as others.
-            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSPC) => Ok(()),
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSPC) => Ok(()),
             Err(e) => Err(e.into()),
         }
     };
@@ -79,7 +93,6 @@ fn give_up(path: &Path) -> Result<(), StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::usage::measure_one;
 
     #[test]
     fn it_is_made_once_and_takes_its_room() {

@@ -90,7 +90,7 @@ impl Staged {
                         size,
                         entries,
                         has_root,
-                    }) => {
+                    }) if measure(&staged.tree())?.entries == entries => {
                         let bytes = measure(&staged.path)?.bytes;
                         staged.sizes = Some(LayerSizes {
                             size,
@@ -100,7 +100,7 @@ impl Staged {
                         });
                     }
                     // Cut short by a crash: dropping it deletes it.
-                    Err(_) => continue,
+                    _ => continue,
                 },
                 None => continue,
             }
@@ -180,6 +180,21 @@ impl Staged {
         write().map_err(StoreError::at("write", &path))
     }
 
+    /// Whether the layer has its name in `layers/`.
+    pub fn is_published(&self) -> bool {
+        self.published
+    }
+
+    /// Take the name back, in the same transaction that is about to fail.
+    pub fn unpublish(&mut self, store: &Store, diff: &DiffId) -> Result<(), StoreError> {
+        if self.published {
+            let from = store.layer(diff);
+            fs::rename(&from, &self.path).map_err(StoreError::at("take back", &from))?;
+            self.published = false;
+        }
+        Ok(())
+    }
+
     /// Give the layer its name in `layers/`. What lies there without a row is moved out of the
     /// way, into `staging/`, as an orphan.
     ///
@@ -209,7 +224,7 @@ impl Staged {
 impl Drop for Staged {
     fn drop(&mut self) {
         if !self.published
-            && let Err(e) = remove_tree(&self.path)
+            && let Err(e) = discard(&self.path)
         {
             // It stays as an orphan, which `df` shows and `gc` removes.
             tracing::warn!("{e}");
@@ -245,6 +260,17 @@ fn same_file(open: &OwnedFd, path: &Path) -> io::Result<bool> {
     }
 }
 
+/// Delete a directory of `staging/`. First its claim to be complete, on the disk too: a crash in the
+/// middle must not leave that claim on what is left of the tree.
+fn discard(path: &Path) -> Result<(), StoreError> {
+    remove_tree(&path.join(COMPLETE))?;
+    match sync_directory(path) {
+        Err(e) if e.is_not_found() => return Ok(()),
+        other => other?,
+    }
+    remove_tree(path)
+}
+
 /// Whether a process fills this directory of `staging/`.
 pub fn is_held(path: &Path) -> Result<bool, StoreError> {
     if !path.is_dir() {
@@ -271,7 +297,7 @@ pub fn remove_leftover(path: &Path) -> Result<bool, StoreError> {
                 return Ok(false);
             };
             staged.published = true;
-            remove_tree(path)?;
+            discard(path)?;
             Ok(true)
         }
         Ok(_) => match fs::remove_file(path) {

@@ -4,6 +4,10 @@ use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
 
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +33,35 @@ pub fn mounts() -> io::Result<Vec<Mount>> {
 /// The topmost mount at exactly this path.
 pub fn mount_at(path: &Path) -> io::Result<Option<Mount>> {
     Ok(mounts()?.into_iter().rfind(|m| m.mountpoint == path))
+}
+
+/// Unmount what is at `path`; `lazy` detaches it and lets those who use it go on. Nothing there is
+/// well: another process was faster.
+///
+/// # Errors
+/// EBUSY if it is in use and not to be detached.
+pub fn unmount(path: &Path, lazy: bool) -> Result<(), Errno> {
+    let mut flags = MntFlags::UMOUNT_NOFOLLOW;
+    flags.set(MntFlags::MNT_DETACH, lazy);
+    match umount2(path, flags) {
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
+        // Not root: the set-user-ID helper that mounted it can.
+        Err(Errno::EPERM) => {
+            let mode = if lazy { "-uz" } else { "-u" };
+            let helper = Command::new("fusermount3")
+                .args([mode, "--"])
+                .arg(path)
+                .output();
+            match helper {
+                Ok(output) if output.status.success() => Ok(()),
+                Ok(output) if String::from_utf8_lossy(&output.stderr).contains("busy") => {
+                    Err(Errno::EBUSY)
+                }
+                _ => Err(Errno::EPERM),
+            }
+        }
+        Err(e) => Err(e),
+    }
 }
 
 fn parse(line: &[u8]) -> Option<Mount> {

@@ -8,8 +8,9 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, openat2, renameat, unlinkat};
 use rustix::io::{Errno, Result};
+use rustix::path::Arg;
 
 /// How many directories are open at once.
 const DEEPEST: usize = 64;
@@ -28,7 +29,7 @@ pub fn remove_tree(parent: impl AsFd, name: &[u8]) -> Result<()> {
         Err(e @ (Errno::ISDIR | Errno::PERM)) => e,
         Err(e) => return Err(e),
     };
-    match openat(&parent, name, DIRECTORY, Mode::empty()) {
+    match open_child(parent.as_fd(), name) {
         Ok(directory) => empty(directory)?,
         Err(Errno::NOTDIR) => return Err(why),
         Err(e) => return Err(e),
@@ -36,6 +37,16 @@ pub fn remove_tree(parent: impl AsFd, name: &[u8]) -> Result<()> {
     match unlinkat(&parent, name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(e) => Err(e),
+    }
+}
+
+/// Open a directory to empty it; EBUSY where something is mounted on it: what is mounted is not
+/// ours to delete.
+fn open_child(parent: BorrowedFd<'_>, name: impl Arg) -> Result<OwnedFd> {
+    let inside = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
+    match openat2(parent, name, DIRECTORY, Mode::empty(), inside) {
+        Err(Errno::XDEV) => Err(Errno::BUSY),
+        other => other,
     }
 }
 
@@ -102,7 +113,7 @@ fn empty_child(
         renameat(directory, name, top, new.as_str())?;
         return Ok(1);
     }
-    let child: OwnedFd = match openat(directory, name, DIRECTORY, Mode::empty()) {
+    let child: OwnedFd = match open_child(directory, name) {
         Ok(child) => child,
         Err(Errno::NOENT) => return Ok(1),
         Err(e) => return Err(e),
@@ -138,7 +149,7 @@ fn list(directory: BorrowedFd<'_>, most: usize) -> Result<Vec<(CString, bool)>> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::fs::CWD;
+    use rustix::fs::{CWD, openat};
     use std::os::unix::fs::symlink;
 
     #[test]

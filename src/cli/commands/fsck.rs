@@ -1,12 +1,13 @@
 //! `fsck`: the store's files against its database.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 
 use crate::cli::context::Context;
 use crate::cli::error::{CommandError, complain};
 use crate::db::{Image, Snapshot};
 use crate::image::config;
-use crate::image::removal;
+use crate::image::removal::{self, RemovalError};
 use crate::image::removal_plan::Manner;
 use crate::model::{ImageId, Layer, Phase};
 use crate::reclaim::{execute, plan};
@@ -26,27 +27,37 @@ pub struct Args {
 
 /// Run `fsck`.
 pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
+    let mut damage = check(cx, args.deep)?;
+    if args.repair {
+        repair(cx, &damage)?;
+        damage = check(cx, args.deep)?;
+    }
+    if damage.count > 0 {
+        Err(CommandError::Reported)
+    } else {
+        Ok(())
+    }
+}
+
+fn check(cx: &mut Context, deep: bool) -> Result<Damage, CommandError> {
     let mut damage = Damage::default();
     for line in cx.db.read(|tx| tx.integrity())? {
         damage.found(format_args!("the database: {line}"));
     }
     let snapshot = cx.snapshot()?;
-    let mut broken = Vec::new();
     for layer in &snapshot.layers {
-        if let Err(why) = check_layer(&cx.store, layer, args.deep) {
+        if let Err(why) = check_layer(&cx.store, layer, deep) {
             damage.found(format_args!("layer {}: {why}", snapshot.chain_of(layer)));
-            broken.push(layer);
+            damage.layers.insert(layer.id);
+            damage
+                .images
+                .extend(snapshot.named_by(layer).into_iter().cloned());
         }
     }
-    let mut to_remove = Vec::new();
     for image in &snapshot.images {
-        let own = check_image(&cx.store, &snapshot, image);
-        if let Err(why) = &own {
+        if let Err(why) = check_image(&cx.store, &snapshot, image) {
             damage.found(format_args!("image {}: {why}", image.id));
-        }
-        let names = |layer: &&Layer| snapshot.named_by(layer).contains(&image.id);
-        if own.is_err() || broken.iter().copied().any(|layer| names(&layer)) {
-            to_remove.push(image.id.clone());
+            damage.images.insert(image.id.clone());
         }
     }
     for orphan in plan::orphans(&cx.store, &snapshot, &execute::list(&cx.store)?) {
@@ -63,19 +74,16 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
             n => format!("{n} damages"),
         }
     ))?;
-    if args.repair {
-        return repair(cx, &to_remove);
-    }
-    if damage.count > 0 {
-        Err(CommandError::Reported)
-    } else {
-        Ok(())
-    }
+    Ok(damage)
 }
 
 #[derive(Default)]
 struct Damage {
     count: u64,
+    /// The rows of the layers that are damaged.
+    layers: BTreeSet<i64>,
+    /// The images that are, or whose layers are.
+    images: BTreeSet<ImageId>,
 }
 
 impl Damage {
@@ -128,14 +136,23 @@ fn check_image(store: &Store, snapshot: &Snapshot, image: &Image) -> Result<(), 
     Ok(())
 }
 
-fn repair(cx: &mut Context, images: &[ImageId]) -> Result<(), CommandError> {
-    for image in images {
+fn repair(cx: &mut Context, damage: &Damage) -> Result<(), CommandError> {
+    for image in &damage.images {
         let manner = Manner {
             force: true,
             prune: true,
         };
-        removal::remove(&mut cx.db, &cx.store, &image.to_string(), manner)?;
-        cx.line(format_args!("Removed: {image} (load it again)"))?;
+        match removal::remove(&mut cx.db, &image.to_string(), manner) {
+            Ok(_) => cx.line(format_args!("Removed: {image} (load it again)"))?,
+            // Removed by another process.
+            Err(RemovalError::Refused(_)) => {}
+            Err(e) => return Err(e.into()),
+        }
     }
+    let images: Vec<ImageId> = damage.images.iter().cloned().collect();
+    removal::follow_up(&mut cx.db, &cx.store, &images)?;
+    removal::mark_unused(&mut cx.db, &cx.store, |layer| {
+        damage.layers.contains(&layer.id)
+    })?;
     super::gc::run(super::gc::Args {}, cx)
 }

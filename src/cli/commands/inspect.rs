@@ -83,7 +83,7 @@ fn inspect_container(
     let directory = cx.store.container(&container.id);
     let state = snapshot.state(container);
     let view = snapshot.view(&container.id);
-    let mounts = mounts_of(&container.id)?;
+    let mounts = mounts_of(&cx.store, &container.id)?;
     Ok(json!({
         "Id": container.id,
         "Created": container.created,

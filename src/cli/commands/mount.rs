@@ -11,7 +11,7 @@ use crate::cli::error::CommandError;
 use crate::cli::serve::{self, Service};
 use crate::container::find;
 use crate::container::lifecycle::LifecycleError;
-use crate::container::view;
+use crate::container::view::{self, mounts_of};
 use crate::model::ContainerId;
 use crate::store::StoreError;
 use crate::sys::descriptors::close_all_on_exec;
@@ -64,7 +64,8 @@ pub fn prepare(
     let snapshot = cx.snapshot()?;
     let container = find(&snapshot, container)?;
     if let Some(view) = snapshot.view(&container.id) {
-        return Err(CommandError::new(match view.detached {
+        let is_mounted = !view.detached && !mounts_of(&cx.store, &container.id)?.is_empty();
+        return Err(CommandError::new(match !is_mounted {
             true => format!(
                 "container {} was detached, but its view is still used by open handles (server: \
                  PID {})",
@@ -89,7 +90,7 @@ pub fn prepare(
         other => drop(other.map_err(StoreError::at("open", fuse))?),
     }
     let merged = cx.store.container(&container.id).merged();
-    let mountpoint = check_mountpoint(cx, directory.unwrap_or(&merged))?;
+    let mountpoint = check_mountpoint(cx, directory.unwrap_or(&merged), &merged)?;
     let container = container.id.clone();
     Ok(Service {
         container,
@@ -100,7 +101,7 @@ pub fn prepare(
 }
 
 /// A mount point must be an empty directory that nothing is mounted on. Gives its absolute path.
-fn check_mountpoint(cx: &mut Context, path: &Path) -> Result<PathBuf, CommandError> {
+fn check_mountpoint(cx: &mut Context, path: &Path, merged: &Path) -> Result<PathBuf, CommandError> {
     let look = || -> std::io::Result<PathBuf> {
         let absolute = path.canonicalize()?;
         match std::fs::read_dir(&absolute)?.next() {
@@ -119,6 +120,9 @@ fn check_mountpoint(cx: &mut Context, path: &Path) -> Result<PathBuf, CommandErr
     let why = match path.canonicalize().map(|absolute| mount_at(&absolute)) {
         Ok(Ok(Some(_))) => "something is mounted there already".to_owned(),
         _ => match looked {
+            Ok(absolute) if absolute.starts_with(cx.store.root()) && absolute != merged => {
+                "it lies in the store".to_owned()
+            }
             Ok(absolute) => return Ok(absolute),
             Err(e) if e.kind() == ErrorKind::DirectoryNotEmpty => "it is not empty".to_owned(),
             Err(e) if e.kind() == ErrorKind::NotADirectory => "it is not a directory".to_owned(),
@@ -178,11 +182,9 @@ pub fn spawn(cx: &mut Context, service: &Service) -> Result<(), CommandError> {
 
 /// Mount a container at its own directory in the store, if it is not mounted.
 pub fn ensure_mounted(cx: &mut Context, container: &ContainerId) -> Result<(), CommandError> {
-    let mounted = cx
-        .db
-        .read(|tx| tx.view(container))?
-        .is_some_and(|view| !view.detached);
-    if mounted {
+    let view = cx.db.read(|tx| tx.view(container))?;
+    let is_there = !mounts_of(&cx.store, container)?.is_empty();
+    if is_there && view.is_some_and(|view| !view.detached) {
         return Ok(());
     }
     let service = prepare(cx, container.hex(), None)?;

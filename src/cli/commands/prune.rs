@@ -1,11 +1,11 @@
 //! `prune`: remove what no name leads to.
 
+use std::collections::HashSet;
 use std::io::{self, BufRead as _, IsTerminal as _};
 
 use crate::cli::context::Context;
-use crate::cli::error::CommandError;
+use crate::cli::error::{CommandError, complain};
 use crate::image::removal;
-use crate::image::removal_plan::Manner;
 use crate::model::human;
 use crate::reclaim::execute::{Outcome, reclaim};
 
@@ -23,37 +23,50 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
         return Ok(());
     }
     let snapshot = cx.snapshot()?;
-    let dangling = snapshot.images.iter().filter(|image| {
-        image.tags.is_empty() && snapshot.containers_of(&image.id).next().is_none()
-    });
-    let mut reclaimed = 0;
-    let mut rows = std::collections::HashSet::new();
-    for image in dangling {
-        let name = image.id.to_string();
-        let manner = Manner {
-            force: false,
-            prune: true,
+    let mut rows = HashSet::new();
+    for image in snapshot
+        .images
+        .iter()
+        .filter(|image| snapshot.is_dangling(image))
+    {
+        // Looked at again: it may have got a name meanwhile, or have gone.
+        let Some(plan) = removal::remove_dangling(&mut cx.db, &image.id)? else {
+            continue;
         };
-        let plan = removal::remove(&mut cx.db, &cx.store, &name, manner)?;
-        cx.line(format_args!("deleted: {name}"))?;
+        removal::follow_up(&mut cx.db, &cx.store, plan.deleted.as_slice())?;
+        cx.line(format_args!("deleted: {}", image.id))?;
         rows.extend(plan.layers.iter().map(|l| l.row));
     }
-    rows.extend(removal::mark_unused(&mut cx.db, &cx.store)?);
+    rows.extend(removal::mark_unused(&mut cx.db, &cx.store, |_| true)?);
+    let mut reclaimed = 0;
+    let mut failed = false;
     for layer in cx
         .snapshot()?
         .layers
         .iter()
         .filter(|l| rows.contains(&l.id))
     {
-        if reclaim(&mut cx.db, &cx.store, layer)? == Outcome::Reclaimed {
-            cx.line(format_args!("deleted: {}", layer.chain))?;
-            reclaimed += layer.bytes;
+        match reclaim(&mut cx.db, &cx.store, layer) {
+            Ok(Outcome::Reclaimed) => {
+                cx.line(format_args!("deleted: {}", layer.chain))?;
+                reclaimed += layer.bytes;
+            }
+            Ok(Outcome::Pinned | Outcome::Busy) => {}
+            Err(e) => {
+                complain(&e);
+                failed = true;
+            }
         }
     }
     cx.line(format_args!(
         "Total reclaimed space: {}",
         human::size(reclaimed)
-    ))
+    ))?;
+    if failed {
+        Err(CommandError::Reported)
+    } else {
+        Ok(())
+    }
 }
 
 fn confirmed() -> Result<bool, CommandError> {

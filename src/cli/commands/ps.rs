@@ -11,6 +11,7 @@ use crate::cli::time;
 use crate::container::view::mounts_of;
 use crate::db::{Container, Snapshot};
 use crate::model::{ContainerState, ImageId};
+use crate::store::Store;
 
 /// Arguments of `ps`.
 #[derive(Debug, clap::Args)]
@@ -49,7 +50,7 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     let shown = snapshot.containers.iter().rev();
     let shown = shown.filter(|c| args.all || snapshot.state(c).is_active());
     let rows: Vec<Row> = shown
-        .map(|c| row(&args, &snapshot, c))
+        .map(|c| row(&args, &cx.store, &snapshot, c))
         .collect::<Result<_, _>>()?;
     let headings = [
         "CONTAINER ID",
@@ -80,7 +81,12 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     )
 }
 
-fn row(args: &Args, snapshot: &Snapshot, c: &Container) -> Result<Row, CommandError> {
+fn row(
+    args: &Args,
+    store: &Store,
+    snapshot: &Snapshot,
+    c: &Container,
+) -> Result<Row, CommandError> {
     let full = args.list.full_ids();
     Ok(Row {
         id: if full {
@@ -97,7 +103,7 @@ fn row(args: &Args, snapshot: &Snapshot, c: &Container) -> Result<Row, CommandEr
         state: snapshot.state(c),
         image_id: c.image.clone(),
         image_present: snapshot.image(&c.image).is_some(),
-        mountpoint: mountpoint(snapshot, c)?.display().to_string(),
+        mountpoint: mountpoint(store, snapshot, c)?.display().to_string(),
     })
 }
 
@@ -130,10 +136,10 @@ fn status(snapshot: &Snapshot, c: &Container) -> String {
 }
 
 /// Where it is mounted, if it still is: somebody may have detached it by `umount -l`.
-fn mountpoint(snapshot: &Snapshot, c: &Container) -> Result<PathBuf, CommandError> {
+fn mountpoint(store: &Store, snapshot: &Snapshot, c: &Container) -> Result<PathBuf, CommandError> {
     if snapshot.view(&c.id).is_none_or(|view| view.detached) {
         return Ok(PathBuf::new());
     }
-    let mount = mounts_of(&c.id)?.into_iter().next();
+    let mount = mounts_of(store, &c.id)?.into_iter().next();
     Ok(mount.map(|m| m.mountpoint).unwrap_or_default())
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::for_each;
 use crate::cli::Format;
 use crate::cli::context::Context;
-use crate::cli::error::CommandError;
+use crate::cli::error::{CommandError, complain};
 use crate::db::Snapshot;
 use crate::image::ResolveError;
 use crate::image::removal::{self, RemovalError};
@@ -48,7 +48,7 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     }
     let mut gone: Vec<ImageId> = Vec::new();
     for_each(cx, &args.images, |cx, name| {
-        match removal::remove(&mut cx.db, &cx.store, name, manner) {
+        match removal::remove(&mut cx.db, name, manner) {
             Ok(plan) => {
                 gone.extend(plan.deleted.clone());
                 report(cx, &plan)
@@ -73,14 +73,15 @@ fn refuse(
     match refusal {
         Refusal::Resolve(ResolveError::NoSuchImage(_)) if is_gone => Ok(()),
         Refusal::Resolve(ResolveError::NoSuchImage(_)) if manner.force => {
-            crate::cli::error::complain(&refusal);
+            complain(refusal);
             Ok(())
         }
         _ => Err(refusal.into()),
     }
 }
 
-/// Say what happened, and reclaim what nothing holds.
+/// Say what happened, and reclaim what nothing holds. All that can be done is done, and each failure
+/// reported: the decision stands.
 fn report(cx: &mut Context, plan: &RemovalPlan) -> Result<(), CommandError> {
     for tag in &plan.untagged {
         cx.line(format_args!("Untagged: {tag}"))?;
@@ -88,36 +89,58 @@ fn report(cx: &mut Context, plan: &RemovalPlan) -> Result<(), CommandError> {
     if let Some(image) = &plan.deleted {
         cx.line(format_args!("Deleted: {image}"))?;
     }
-    let mut holders: HashMap<i64, Vec<ContainerId>> = HashMap::new();
+    removal::follow_up(&mut cx.db, &cx.store, plan.deleted.as_slice())?;
+    let mut fates: HashMap<i64, Fate> = HashMap::new();
     for (chain, layer) in plan.places() {
-        let holders = match holders.entry(layer.row) {
+        let fate = match fates.entry(layer.row) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(reclaim_planned(cx, layer)?),
+            Entry::Vacant(new) => new.insert(match reclaim_planned(cx, layer) {
+                Err(CommandError::Message(text)) => {
+                    cx.flush()?;
+                    complain(&text);
+                    Fate::Failed
+                }
+                other => other?,
+            }),
         };
-        layer_line(cx, chain, layer, holders)?;
+        layer_line(cx, chain, layer, fate)?;
     }
-    Ok(())
+    match fates.values().any(|fate| matches!(fate, Fate::Failed)) {
+        true => Err(CommandError::Reported),
+        false => Ok(()),
+    }
 }
 
-/// Reclaim a layer that was marked a moment ago; gives who holds it.
-fn reclaim_planned(
-    cx: &mut Context,
-    planned: &PlannedLayer,
-) -> Result<Vec<ContainerId>, CommandError> {
+/// What becomes of a layer that was marked.
+enum Fate {
+    /// It is gone.
+    Gone,
+    /// The views of these containers hold it.
+    Held(Vec<ContainerId>),
+    /// Another process reclaims it, or holds it for a moment.
+    Busy,
+    /// It could not be deleted; this has been reported.
+    Failed,
+}
+
+/// Reclaim a layer that was marked a moment ago.
+fn reclaim_planned(cx: &mut Context, planned: &PlannedLayer) -> Result<Fate, CommandError> {
     // A server on its way in or out has its locks for a moment without being on record.
     let patience = Instant::now() + Duration::from_secs(1);
     loop {
         let Some(layer) = cx.db.read(|tx| tx.layer(planned.row))? else {
-            return Ok(Vec::new());
+            return Ok(Fate::Gone);
         };
         match reclaim(&mut cx.db, &cx.store, &layer)? {
-            Outcome::Reclaimed => return Ok(Vec::new()),
+            Outcome::Reclaimed => return Ok(Fate::Gone),
             Outcome::Busy if Instant::now() < patience => {
                 std::thread::sleep(Duration::from_millis(5));
             }
-            Outcome::Pinned | Outcome::Busy => {
+            Outcome::Busy => return Ok(Fate::Busy),
+            Outcome::Pinned => {
                 let snapshot = cx.snapshot()?;
-                return Ok(snapshot.pinned_by(&layer).into_iter().cloned().collect());
+                let holders = snapshot.pinned_by(&layer).into_iter().cloned().collect();
+                return Ok(Fate::Held(holders));
             }
         }
     }
@@ -127,15 +150,19 @@ fn layer_line(
     cx: &mut Context,
     chain: &ChainId,
     layer: &PlannedLayer,
-    holders: &[ContainerId],
+    fate: &Fate,
 ) -> Result<(), CommandError> {
-    match holders {
-        [] => cx.line(format_args!("Deleted: {chain}")),
-        holders => cx.line(format_args!(
-            "Deferred: {chain} ({} held by {})",
-            human::size(layer.bytes),
-            containers(holders)
+    let size = human::size(layer.bytes);
+    match fate {
+        Fate::Gone => cx.line(format_args!("Deleted: {chain}")),
+        Fate::Held(ids) if !ids.is_empty() => cx.line(format_args!(
+            "Deferred: {chain} ({size} held by {})",
+            containers(ids)
         )),
+        Fate::Held(_) | Fate::Busy => cx.line(format_args!(
+            "Deferred: {chain} ({size} held by another process)"
+        )),
+        Fate::Failed => Ok(()),
     }
 }
 
@@ -208,7 +235,13 @@ fn dry_run(args: &Args, manner: Manner, cx: &mut Context) -> Result<(), CommandE
             cx.line(format_args!("Deleted: {image}"))?;
         }
         let mut places = plan.places().into_iter();
-        places.try_for_each(|(chain, layer)| layer_line(cx, chain, layer, &layer.pinned_by))
+        places.try_for_each(|(chain, layer)| {
+            let fate = match layer.pinned_by.as_slice() {
+                [] => Fate::Gone,
+                holders => Fate::Held(holders.to_vec()),
+            };
+            layer_line(cx, chain, layer, &fate)
+        })
     });
     match args.format {
         Format::Json => cx.json(&total)?,

@@ -1,11 +1,8 @@
 //! `umount`: end views.
 
-use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::mount::{MntFlags, umount2};
 
 use super::for_each;
 use crate::cli::context::Context;
@@ -14,7 +11,7 @@ use crate::container::find;
 use crate::container::view::mounts_of;
 use crate::db::View;
 use crate::store::StoreError;
-use crate::sys::mounts::Mount;
+use crate::sys::mounts::{Mount, unmount};
 use crate::sys::processes::{Process, holders};
 
 /// Arguments of `umount`.
@@ -56,6 +53,9 @@ pub enum Ended {
     Busy(String),
 }
 
+/// How long a server may take to see that its view is over.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// How long a lazy umount waits for a view that nobody uses to be gone.
 const GRACE: Duration = Duration::from_millis(100);
 
@@ -63,12 +63,19 @@ const GRACE: Duration = Duration::from_millis(100);
 pub fn end_view(cx: &mut Context, view: &View, lazy: bool) -> Result<Ended, CommandError> {
     // Opened before it can end: afterwards its ID may be another's.
     let server = Process::open(view.pid);
-    let mounts = mounts_of(&view.container)?;
+    let mounts = mounts_of(&cx.store, &view.container)?;
     if mounts.is_empty() && !lazy {
         return Ok(Ended::Busy(format!(
             "it is detached from its mount point, and used by open handles (server: PID {})",
             view.pid
         )));
+    }
+    if let ([mount, _, ..], false) = (mounts.as_slice(), lazy) {
+        // Bound elsewhere as well: what is in use is refused before any of them is gone.
+        let users = users(mount)?;
+        if !users.is_empty() {
+            return Ok(Ended::Busy(users.join("; ")));
+        }
     }
     for mount in &mounts {
         if let Some(users) = unmount_or_tell(mount, lazy)? {
@@ -79,21 +86,47 @@ pub fn end_view(cx: &mut Context, view: &View, lazy: bool) -> Result<Ended, Comm
         cx.db.write(|tx| tx.set_view_detached(&view.container))?;
     }
     if let Some(server) = server {
-        server.wait(lazy.then_some(GRACE))?;
+        wait_for_end(cx, view, &server, if lazy { GRACE } else { PATIENCE })?;
     }
     Ok(Ended::Yes)
+}
+
+/// Wait until the view is over and its server has reclaimed what it held: as long as that takes,
+/// once it is over.
+fn wait_for_end(
+    cx: &mut Context,
+    view: &View,
+    server: &Process,
+    patience: Duration,
+) -> Result<(), CommandError> {
+    let end = Instant::now() + patience;
+    while !server.wait(Some(Duration::from_millis(10)))? {
+        let on_record = cx.db.read(|tx| tx.view(&view.container))?;
+        if on_record.as_ref().is_none_or(|now| now.pid != view.pid) {
+            server.wait(None)?;
+        } else if Instant::now() > end && patience == GRACE {
+            break;
+        } else if Instant::now() > end {
+            return Err(CommandError::new(format!(
+                "unmounted here, but the view's server (PID {}) goes on: another mount namespace \
+                 has the view too, or the server is stopped",
+                view.pid
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Unmount; or give, in words, who keeps that from happening.
 fn unmount_or_tell(mount: &Mount, lazy: bool) -> Result<Option<String>, CommandError> {
     let mut tries = 10;
     loop {
-        match unmount_one(&mount.mountpoint, lazy) {
+        match unmount(&mount.mountpoint, lazy) {
             Ok(()) => return Ok(None),
-            Err(e) if e.source.raw_os_error() == Some(libc::EBUSY) => {}
-            Err(e) => return Err(e.into()),
+            Err(Errno::EBUSY) => {}
+            Err(e) => return Err(StoreError::at("unmount", &mount.mountpoint)(e).into()),
         }
-        let users: Vec<String> = holders(mount)?.iter().map(ToString::to_string).collect();
+        let users = users(mount)?;
         tries -= 1;
         match (users.as_slice(), tries) {
             // Held for a moment only: by a child between fork and exec, say, that has copies of
@@ -108,31 +141,6 @@ fn unmount_or_tell(mount: &Mount, lazy: bool) -> Result<Option<String>, CommandE
     }
 }
 
-fn unmount_one(path: &Path, lazy: bool) -> Result<(), StoreError> {
-    let mut flags = MntFlags::UMOUNT_NOFOLLOW;
-    flags.set(MntFlags::MNT_DETACH, lazy);
-    match umount2(path, flags) {
-        // EINVAL: nothing is mounted there any longer, which is what was asked for.
-        Ok(()) | Err(Errno::EINVAL) => Ok(()),
-        // Not root: the set-user-ID helper that mounted it can.
-        Err(Errno::EPERM) => {
-            let helper = Command::new("fusermount3")
-                .args(if lazy {
-                    ["-u", "-z"].as_slice()
-                } else {
-                    ["-u"].as_slice()
-                })
-                .arg("--")
-                .arg(path)
-                .output();
-            match helper {
-                Ok(output) if output.status.success() => Ok(()),
-                Ok(output) if String::from_utf8_lossy(&output.stderr).contains("busy") => {
-                    Err(StoreError::at("unmount", path)(Errno::EBUSY))
-                }
-                _ => Err(StoreError::at("unmount", path)(Errno::EPERM)),
-            }
-        }
-        Err(e) => Err(StoreError::at("unmount", path)(e)),
-    }
+fn users(mount: &Mount) -> Result<Vec<String>, CommandError> {
+    Ok(holders(mount)?.iter().map(ToString::to_string).collect())
 }

@@ -9,6 +9,7 @@ use crate::container::view::mounts_of;
 use crate::db::{Image, Snapshot};
 use crate::image::{ResolveError, resolve};
 use crate::model::{ChainId, ContainerId, DiffId, ImageId, Layer, LayerState, human};
+use crate::store::Store;
 use crate::sys::processes::{Holder, holders};
 
 /// Arguments of `why`.
@@ -60,7 +61,7 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     let snapshot = cx.snapshot()?;
     let layers = find_layers(&snapshot, &args.name)?;
     for layer in layers {
-        let reason = reason(&snapshot, layer)?;
+        let reason = reason(&cx.store, &snapshot, layer)?;
         match args.format {
             Format::Json => cx.json(&reason)?,
             Format::Table => tell(cx, &reason)?,
@@ -102,7 +103,7 @@ fn layers_of<'a>(snapshot: &'a Snapshot, image: &Image) -> Vec<&'a Layer> {
     snapshot.layers.iter().filter(named).collect()
 }
 
-fn reason(snapshot: &Snapshot, layer: &Layer) -> Result<Reason, CommandError> {
+fn reason(store: &Store, snapshot: &Snapshot, layer: &Layer) -> Result<Reason, CommandError> {
     let named = snapshot
         .images
         .iter()
@@ -115,7 +116,7 @@ fn reason(snapshot: &Snapshot, layer: &Layer) -> Result<Reason, CommandError> {
         .collect();
     let mut views = Vec::new();
     for view in snapshot.views.iter().filter(|v| v.pins.contains(&layer.id)) {
-        let mount = mounts_of(&view.container)?.into_iter().next();
+        let mount = mounts_of(store, &view.container)?.into_iter().next();
         let processes = mount.as_ref().map_or_else(|| Ok(Vec::new()), holders)?;
         let container = snapshot.containers.iter().find(|c| c.id == view.container);
         views.push(HeldBy {

@@ -29,14 +29,14 @@ pub struct Args {
 pub fn run(args: Args) -> Result<(), CommandError> {
     let scratch = args.scratch.unwrap_or_else(|| "/var/tmp".into());
     let told = story::tell(&scratch, args.archive)?;
-    println!(
-        "\nTimeline (what the store takes on the disk):\n\n{}",
-        told.timeline()
-    );
+    let timeline = told.timeline();
+    story::show(format_args!(
+        "\nTimeline (what the store takes on the disk):\n\n{timeline}\n"
+    ))?;
     if let Some(path) = args.plot {
         plot::draw(&path, &told)
             .map_err(|e| CommandError::new(format!("cannot draw {}: {e}", path.display())))?;
-        println!("\nDrawn: {}", path.display());
+        story::show(format_args!("\nDrawn: {}\n", path.display()))?;
     }
     Ok(())
 }

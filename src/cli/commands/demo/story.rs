@@ -1,16 +1,19 @@
 //! The story: load, mount, open, remove by force, read on, unmount, close, and the space is back.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
 use super::image;
 use super::sampler::{Sample, Sampler};
-use crate::cli::error::CommandError;
+use crate::cli::error::{CommandError, output};
+use crate::cli::interrupt::on_interrupt;
 use crate::cli::table::table;
 use crate::db::Db;
 use crate::model::human;
@@ -55,6 +58,7 @@ impl Told {
 
 /// Run the story in a store of its own below `scratch`.
 pub fn tell(scratch: &Path, archive: Option<PathBuf>) -> Result<Told, CommandError> {
+    on_interrupt(|| INTERRUPTED.store(true, Ordering::Relaxed))?;
     let directory = tempfile::Builder::new()
         .prefix("layerctl-demo.")
         .tempdir_in(scratch)
@@ -116,17 +120,24 @@ impl Stage {
 
     fn make_image(&mut self) -> Result<PathBuf, CommandError> {
         let archive = self.directory.join("image.tar");
-        say("An image of three layers, made from this machine's own programs and files");
+        say("An image of three layers, made from this machine's own programs and files")?;
         image::make(&archive, &self.directory)
             .map_err(|e| CommandError::new(format!("cannot make an image: {e}")))?;
         let size = std::fs::metadata(&archive)?.len();
-        println!("{} ({})", archive.display(), human::size(size));
+        show(format_args!(
+            "{} ({})\n",
+            archive.display(),
+            human::size(size)
+        ))?;
         Ok(archive)
     }
 
     fn acts(&mut self, archive: &Path, made: bool) -> Result<(), CommandError> {
-        println!("\n$ export LAYERCTL_ROOT={}", self.root.display());
-        say("1. The image is unpacked, each layer into a directory of its own");
+        show(format_args!(
+            "\n$ export LAYERCTL_ROOT={}\n",
+            self.root.display()
+        ))?;
+        say("1. The image is unpacked, each layer into a directory of its own")?;
         let loaded = self.must(&["load", "-i", &archive.to_string_lossy()])?;
         self.moment("load")?;
         self.must(&["images"])?;
@@ -135,33 +146,40 @@ impl Stage {
             .ok_or_else(|| CommandError::new("load did not say what it loaded"))?;
         let live = self.pending_and_live()?.1;
 
-        say("2. A container's view of it is mounted");
+        say("2. A container's view of it is mounted")?;
         self.must(&["create", "--name", "demo", &image])?;
         let view = PathBuf::from(self.must(&["mount", "demo"])?.out.trim_end());
         self.moment("mount")?;
         self.shell(&format!("ls {}", view.display()))?;
 
-        say("3. A file of the view is opened, and its first half read");
+        say("3. A file of the view is opened, and its first half read")?;
         let path = largest_file(&view)?;
         let file = File::open(&path)?;
         let size = file.metadata()?.len();
         let mut hash = Sha256::new();
         read_part(&file, 0..size / 2, &mut hash)?;
-        println!("$ exec 3< {}", path.display());
-        println!("# {} of {} read", human::size(size / 2), human::size(size));
+        show(format_args!("$ exec 3< {}\n", path.display()))?;
+        show(format_args!(
+            "# {} of {} read\n",
+            human::size(size / 2),
+            human::size(size)
+        ))?;
         self.moment("open")?;
         if made {
             self.run_program(&view)?;
         }
 
-        say("4. Without force, the image is not removed");
+        say("4. Without force, the image is not removed")?;
         self.must_not(&["rmi", &image], "conflict: ")?;
 
-        say("5. By force it goes at once; its layers wait for the view");
+        say("5. By force it goes at once; its layers wait for the view")?;
         let before = Instant::now();
         let id = self.image_id(&image)?;
         let removed = self.must(&["rmi", "--force", &id])?;
-        println!("# {:.1} ms", before.elapsed().as_secs_f64() * 1e3);
+        show(format_args!(
+            "# {:.1} ms\n",
+            before.elapsed().as_secs_f64() * 1e3
+        ))?;
         self.moment("rmi --force")?;
         check(
             removed.out.contains("Deferred: sha256:"),
@@ -176,19 +194,19 @@ impl Stage {
             "the pending bytes are not those of the image's layers",
         )?;
 
-        say("6. Who reads it, reads on: through the open file, and by opening it anew");
+        say("6. Who reads it, reads on: through the open file, and by opening it anew")?;
         read_part(&file, size / 2..size, &mut hash)?;
         let whole = Sha256::digest(std::fs::read(&path)?);
         let same = hash.finalize() == whole;
-        println!(
-            "# the other {} read; the whole is as before: {same}",
+        show(format_args!(
+            "# the other {} read; the whole is as before: {same}\n",
             human::size(size - size / 2)
-        );
+        ))?;
         check(same, "what was read is not what the file was")?;
         self.shell(&format!("ls {} | wc -l", view.display()))?;
         self.must(&["why", &self.a_layer()?])?;
 
-        say("7. A busy view is not unmounted by accident; lazily it is detached");
+        say("7. A busy view is not unmounted by accident; lazily it is detached")?;
         self.must_not(&["umount", "demo"], "busy")?;
         self.must(&["umount", "--lazy", "demo"])?;
         self.moment("umount --lazy")?;
@@ -196,14 +214,16 @@ impl Stage {
         let mut again = Sha256::new();
         read_part(&file, 0..size, &mut again)?;
         let same = again.finalize() == whole;
-        println!("# the open file, read once more: as before: {same}");
+        show(format_args!(
+            "# the open file, read once more: as before: {same}\n"
+        ))?;
         check(same, "the open file has changed")?;
         let (pending, _) = self.pending_and_live()?;
         check(pending == live, "bytes went while they were in use")?;
 
-        say("8. The last user goes, and the space is back");
+        say("8. The last user goes, and the space is back")?;
         self.end_program()?;
-        println!("$ exec 3<&-");
+        show(format_args!("$ exec 3<&-\n"))?;
         drop(file);
         self.moment("last close")?;
         self.wait_until_reclaimed()?;
@@ -211,20 +231,20 @@ impl Stage {
         self.must(&["df"])?;
         self.must(&["events"])?;
 
-        say("9. The container is still there, its image is not");
+        say("9. The container is still there, its image is not")?;
         self.must(&["ps", "-a"])?;
         self.must_not(&["start", "demo"], "No such image: ")?;
         self.moment("end")?;
-        println!(
+        show(format_args!(
             "\nWith Docker, step 5 is refused (by ID) or leaves an untagged image that keeps its\n\
-             space until somebody prunes (by tag); Podman kills the container."
-        );
+             space until somebody prunes (by tag); Podman kills the container.\n"
+        ))?;
         Ok(())
     }
 
     fn run_program(&mut self, view: &Path) -> Result<(), CommandError> {
         let program = view.join(image::SLEEPER);
-        println!("$ {} 60 &", program.display());
+        show(format_args!("$ {} 60 &\n", program.display()))?;
         let child = Command::new(&program)
             .arg("60")
             .stdin(Stdio::null())
@@ -239,7 +259,7 @@ impl Stage {
 
     fn end_program(&mut self) -> Result<(), CommandError> {
         if let Some(mut child) = self.program.take() {
-            println!("$ kill {}", child.id());
+            show(format_args!("$ kill {}\n", child.id()))?;
             child.kill()?;
             child.wait()?;
         }
@@ -296,9 +316,9 @@ impl Stage {
 
     /// Run a command as a user would, and show it.
     fn show(&self, arguments: &[&str]) -> Result<Printed, CommandError> {
-        println!("$ layerctl {}", arguments.join(" "));
+        show(format_args!("$ layerctl {}\n", arguments.join(" ")))?;
         let printed = self.quietly(arguments)?;
-        print!("{}{}", printed.out, printed.err);
+        show(format_args!("{}{}", printed.out, printed.err))?;
         Ok(printed)
     }
 
@@ -317,9 +337,9 @@ impl Stage {
     }
 
     fn shell(&self, command: &str) -> Result<(), CommandError> {
-        println!("$ {command}");
+        show(format_args!("$ {command}\n"))?;
         let output = Command::new("sh").args(["-c", command]).output()?;
-        print!("{}", String::from_utf8_lossy(&output.stdout));
+        show(format_args!("{}", String::from_utf8_lossy(&output.stdout)))?;
         check(
             output.status.success(),
             "this command should have succeeded",
@@ -360,8 +380,21 @@ impl Stage {
     }
 }
 
-fn say(text: &str) {
-    println!("\n# {text}");
+fn say(text: &str) -> Result<(), CommandError> {
+    show(format_args!("\n# {text}\n"))
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Print; or fail, and so leave nothing behind, when nobody reads it or the user has interrupted it.
+pub fn show(text: impl std::fmt::Display) -> Result<(), CommandError> {
+    if INTERRUPTED.load(Ordering::Relaxed) {
+        return Err(CommandError::Interrupted);
+    }
+    let mut out = std::io::stdout();
+    write!(out, "{text}")
+        .and_then(|()| out.flush())
+        .map_err(output)
 }
 
 fn check(holds: bool, otherwise: &str) -> Result<(), CommandError> {
