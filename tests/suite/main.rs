@@ -32,6 +32,7 @@ mod power;
 mod random;
 mod rmi;
 mod rmi_options;
+mod safeguards;
 mod samples;
 mod sharing;
 mod union;
@@ -169,6 +170,13 @@ fn cases() -> Vec<Case> {
         }),
         cases!(VIEW => chaos::{nothing_is_damaged_or_left_over}),
         cases!(SKOPEO_VIEW => load::{oci_forms}),
+        cases!(STORE => safeguards::{
+            a_whole_leftover_is_adopted, what_is_mounted_in_the_store_is_spared,
+            a_load_that_fails_at_its_end_leaves_nothing, an_undeletable_layer_keeps_no_other,
+        }),
+        cases!(VIEW => safeguards::{
+            a_half_deleted_leftover_is_not_adopted, mount_points_in_the_store_are_refused,
+        }),
         cases!(STORE => load::{compressed_as_a_whole, again_changes_nothing}),
         cases!(VIEW => random::{first_seed, second_seed, third_seed}),
         cases!(VIEW => load::{
