@@ -12,6 +12,9 @@ use crate::model::tar::shown;
 
 const COPY_BUFFER: usize = 256 << 10;
 
+/// The bytes of a block of a tar.
+const BLOCK: u64 = 512;
+
 /// Opens and lists an archive.
 pub(super) fn open(
     input: Input,
@@ -89,6 +92,20 @@ fn copied(
     let mut reader = compression.reader(whole).map_err(read_error)?;
     let mut copy = tempfile::tempfile_in(spool_dir).map_err(write_error)?;
     let mut buffer = vec![0; COPY_BUFFER];
+    let mut block = Vec::new();
+    reader
+        .by_ref()
+        .take(BLOCK)
+        .read_to_end(&mut block)
+        .map_err(read_error)?;
+    if block.len() as u64 == BLOCK && block.iter().all(|b| *b == 0) {
+        // The end of a tar at its beginning; /dev/zero would go on until the disk is full.
+        return Err(ArchiveError::Unknown {
+            archive: label.to_owned(),
+            reason: "not an image archive: an empty tar",
+        });
+    }
+    copy.write_all(&block).map_err(write_error)?;
     loop {
         if cancel() {
             return Err(ArchiveError::Interrupted);

@@ -107,6 +107,8 @@ pub fn parse() -> Cli {
 
 /// Run a command.
 pub fn run(cli: Cli) -> ExitCode {
+    // The store's modes are decided here, not by whoever happens to make it.
+    rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
     let exit = match execute(cli) {
         Ok(()) => Exit::Success,
         Err(error) => error.report(),

@@ -146,6 +146,17 @@ pub fn detach(store: &Store, container: &ContainerId) -> Result<(), StoreError> 
     Ok(())
 }
 
+/// Where a view is to be seen in this mount namespace: where it was mounted or, if it is no longer
+/// there, where it was moved or bound to.
+pub fn mount_of(store: &Store, view: &View) -> Result<Option<Mount>, StoreError> {
+    let mut mounts = mounts_of(store, &view.container)?;
+    let at = mounts
+        .iter()
+        .position(|m| m.mountpoint == view.mountpoint)
+        .unwrap_or(0);
+    Ok((at < mounts.len()).then(|| mounts.swap_remove(at)))
+}
+
 /// The mounts of a container's view in this mount namespace, topmost first.
 pub fn mounts_of(store: &Store, container: &ContainerId) -> Result<Vec<Mount>, StoreError> {
     let source = mount_source(store, container);

@@ -159,7 +159,13 @@ pub fn usage(store: &Store, snapshot: &Snapshot) -> Result<Usage, StoreError> {
     {
         usage.metadata.bytes += measure_one(path)?;
     }
-    for name in ["store.db", "store.db-wal", "store.db-shm", reserve::NAME] {
+    // The log and its index are this command's own where no server has the database open, and go
+    // with it.
+    let shared: &[&str] = match snapshot.views.is_empty() {
+        true => &[],
+        false => &["store.db-wal", "store.db-shm"],
+    };
+    for name in ["store.db", reserve::NAME].iter().chain(shared) {
         let path = store.root().join(name);
         if path.exists() {
             usage.metadata.add(measure_one(&path)?);

@@ -36,7 +36,12 @@ pub fn run(_: Args, cx: &mut Context) -> Result<(), CommandError> {
     let swept = sweep_orphans(&mut cx.db, &cx.store)?;
     if swept.count > 0 {
         let size = human::size(swept.bytes);
-        cx.line(format_args!("Removed {} orphans ({size})", swept.count))?;
+        let what = if swept.count == 1 {
+            "orphan"
+        } else {
+            "orphans"
+        };
+        cx.line(format_args!("Removed {} {what} ({size})", swept.count))?;
     }
     for error in &swept.failed {
         complain(error);

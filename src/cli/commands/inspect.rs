@@ -6,7 +6,7 @@ use super::for_each;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::container::find;
-use crate::container::view::mounts_of;
+use crate::container::view::mount_of;
 use crate::db::{Container, Image, Snapshot};
 use crate::image::{ResolveError, config, resolve};
 
@@ -83,7 +83,10 @@ fn inspect_container(
     let directory = cx.store.container(&container.id);
     let state = snapshot.state(container);
     let view = snapshot.view(&container.id);
-    let mounts = mounts_of(&cx.store, &container.id)?;
+    let mount = view
+        .map(|view| mount_of(&cx.store, view))
+        .transpose()?
+        .flatten();
     Ok(json!({
         "Id": container.id,
         "Created": container.created,
@@ -104,7 +107,7 @@ fn inspect_container(
             "Data": {
                 "UpperDir": directory.upper(),
                 "WorkDir": directory.work(),
-                "MergedDir": mounts.first().map(|m| &m.mountpoint),
+                "MergedDir": mount.map(|m| m.mountpoint),
             },
         },
     }))

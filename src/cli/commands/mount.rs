@@ -146,7 +146,9 @@ pub fn spawn(cx: &mut Context, service: &Service) -> Result<(), CommandError> {
         .map_err(StoreError::at("open", &log))?;
     // The server must not keep the pipes of whoever called us: they would never see their end.
     close_all_on_exec()?;
-    let mut command = Command::new("/proc/self/exe");
+    // By its name, so that ps shows it; by the kernel's link if it was replaced meanwhile.
+    let program = std::env::current_exe().ok().filter(|path| path.exists());
+    let mut command = Command::new(program.unwrap_or_else(|| "/proc/self/exe".into()));
     command
         .arg("--root")
         .arg(cx.store.root())

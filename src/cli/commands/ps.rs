@@ -8,7 +8,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::list::ListArgs;
 use crate::cli::time;
-use crate::container::view::mounts_of;
+use crate::container::view::mount_of;
 use crate::db::{Container, Snapshot};
 use crate::model::{ContainerState, ImageId};
 use crate::store::Store;
@@ -137,9 +137,9 @@ fn status(snapshot: &Snapshot, c: &Container) -> String {
 
 /// Where it is mounted, if it still is: somebody may have detached it by `umount -l`.
 fn mountpoint(store: &Store, snapshot: &Snapshot, c: &Container) -> Result<PathBuf, CommandError> {
-    if snapshot.view(&c.id).is_none_or(|view| view.detached) {
-        return Ok(PathBuf::new());
-    }
-    let mount = mounts_of(store, &c.id)?.into_iter().next();
+    let mount = match snapshot.view(&c.id) {
+        Some(view) if !view.detached => mount_of(store, view)?,
+        _ => None,
+    };
     Ok(mount.map(|m| m.mountpoint).unwrap_or_default())
 }

@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
 
 use super::for_each;
 use crate::cli::context::Context;
@@ -65,17 +67,33 @@ pub fn end_view(cx: &mut Context, view: &View, lazy: bool) -> Result<Ended, Comm
     let server = Process::open(view.pid);
     let mounts = mounts_of(&cx.store, &view.container)?;
     if mounts.is_empty() && !lazy {
-        return Ok(Ended::Busy(format!(
-            "it is detached from its mount point, and used by open handles (server: PID {})",
-            view.pid
-        )));
+        return Ok(Ended::Busy(match view.detached {
+            true => format!(
+                "it is detached, and used by open handles (server: PID {})",
+                view.pid
+            ),
+            false => format!(
+                "it is not mounted here, but in another mount namespace, or used by open handles \
+                 (server: PID {}); --lazy detaches it there",
+                view.pid
+            ),
+        }));
     }
-    if let ([mount, _, ..], false) = (mounts.as_slice(), lazy) {
-        // Bound elsewhere as well: what is in use is refused before any of them is gone.
-        let users = users(mount)?;
-        if !users.is_empty() {
-            return Ok(Ended::Busy(users.join("; ")));
-        }
+    if mounts.is_empty() && !view.detached {
+        // The server detaches it in its own mount namespace.
+        signal::kill(Pid::from_raw(view.pid), Signal::SIGTERM)?;
+    }
+    if let ([_, _, ..], false) = (mounts.as_slice(), lazy) {
+        let places = mounts.iter().map(|m| m.mountpoint.as_path());
+        let others: Vec<_> = places.filter(|place| *place != view.mountpoint).collect();
+        let others: Vec<_> = others
+            .iter()
+            .map(|place| place.display().to_string())
+            .collect();
+        return Ok(Ended::Busy(format!(
+            "it is mounted at {} as well",
+            others.join(", ")
+        )));
     }
     for mount in &mounts {
         if let Some(users) = unmount_or_tell(mount, lazy)? {

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::{Format, time};
-use crate::container::view::mounts_of;
+use crate::container::view::mount_of;
 use crate::db::{Image, Snapshot};
 use crate::image::{ResolveError, resolve};
 use crate::model::{ChainId, ContainerId, DiffId, ImageId, Layer, LayerState, human};
@@ -116,7 +116,7 @@ fn reason(store: &Store, snapshot: &Snapshot, layer: &Layer) -> Result<Reason, C
         .collect();
     let mut views = Vec::new();
     for view in snapshot.views.iter().filter(|v| v.pins.contains(&layer.id)) {
-        let mount = mounts_of(store, &view.container)?.into_iter().next();
+        let mount = mount_of(store, view)?;
         let processes = mount.as_ref().map_or_else(|| Ok(Vec::new()), holders)?;
         let container = snapshot.containers.iter().find(|c| c.id == view.container);
         views.push(HeldBy {
