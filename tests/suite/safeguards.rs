@@ -2,7 +2,7 @@
 //! mounts, names given meanwhile, loads that fail at their very end.
 
 use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 
 use rustix::mount::{MountFlags, UnmountFlags, mount_bind, unmount};
@@ -13,14 +13,7 @@ use crate::samples::{app, check_app};
 /// A complete layer whose deletion was cut short by a crash is not taken for one.
 pub fn a_half_deleted_leftover_is_not_adopted() {
     let store = Store::new();
-    let built = store.load(&app(&["app:1"]));
-    // As a load leaves it that was killed before its end, with one file already deleted again.
-    let from = store.root().join("layers").join(built.layer_dir(0));
-    let to = store
-        .root()
-        .join("staging")
-        .join(format!("{}.left", built.layer_dir(0)));
-    copy(&from, &to);
+    let (_, to) = leftover(&store);
     store.ok(&["rmi", "-f", "app:1"]);
     let victim = fs::read_dir(to.join("tree"))
         .unwrap()
@@ -43,14 +36,8 @@ pub fn a_half_deleted_leftover_is_not_adopted() {
 /// A whole one is.
 pub fn a_whole_leftover_is_adopted() {
     let store = Store::new();
-    let built = store.load(&app(&["app:1"]));
-    let from = store.root().join("layers").join(built.layer_dir(0));
-    let to = store
-        .root()
-        .join("staging")
-        .join(format!("{}.left", built.layer_dir(0)));
-    copy(&from, &to);
-    fs::write(to.join("tree/../mark"), "").unwrap();
+    let (from, to) = leftover(&store);
+    fs::write(to.join("mark"), "").unwrap();
     store.ok(&["rmi", "-f", "app:1"]);
     store.load(&app(&["app:1"]));
     assert!(
@@ -59,14 +46,23 @@ pub fn a_whole_leftover_is_adopted() {
     );
 }
 
-fn copy(from: &Path, to: &Path) {
+/// The lowest layer of an image, loaded, and a copy of it in `staging/`: what a load leaves that was
+/// killed before its end.
+fn leftover(store: &Store) -> (PathBuf, PathBuf) {
+    let built = store.load(&app(&["app:1"]));
+    let from = store.root().join("layers").join(built.layer_dir(0));
+    let to = store
+        .root()
+        .join("staging")
+        .join(format!("{}.left", built.layer_dir(0)));
     let done = Command::new("cp")
         .arg("-a")
-        .arg(from)
-        .arg(to)
+        .arg(&from)
+        .arg(&to)
         .status()
         .unwrap();
     assert!(done.success());
+    (from, to)
 }
 
 /// Whatever is mounted in a container's directory or in the store is not deleted with it.
