@@ -115,6 +115,9 @@ impl Archive {
 
     /// As [`images`](Archive::images), for a machine of another platform.
     pub fn images_for(&self, platform: &Platform) -> Result<Vec<ArchivedImage>, ArchiveError> {
+        if self.outer.is_dir_transport() {
+            return Err(self.outer.dir_transport());
+        }
         let images = if let Some(manifest) = self.outer.find("manifest.json")? {
             docker::images(&self.outer, &manifest)?
         } else if let Some(index) = self.outer.find("index.json")? {

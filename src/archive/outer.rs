@@ -257,10 +257,10 @@ impl Outer {
 
     /// The error for what has neither manifest nor index.
     pub(super) fn not_an_archive(&self) -> ArchiveError {
-        let old = matches!(self.find("repositories"), Ok(Some(_)));
+        let has = |name| matches!(self.find(name), Ok(Some(_)));
         ArchiveError::Unknown {
             archive: self.label.clone(),
-            reason: match (old, &self.files) {
+            reason: match (has("repositories"), &self.files) {
                 (true, _) => {
                     "an archive of Docker before 1.10, without manifest.json: load and save it \
                      with a newer Docker first"
@@ -270,6 +270,26 @@ impl Outer {
                 }
                 (false, Files::Directory(_)) => "not an OCI layout: no index.json in it",
             },
+        }
+    }
+
+    /// Whether this is a directory of the
+    /// [`dir:` transport](https://github.com/containers/image/blob/main/docs/containers-transports.5.md),
+    /// whose `manifest.json` is another one than docker-archive's.
+    pub(super) fn is_dir_transport(&self) -> bool {
+        const VERSION: &str = "version";
+        let Ok(Some(blob)) = self.find(VERSION) else {
+            return false;
+        };
+        matches!(self.document(VERSION, &blob), Ok(text) if text.starts_with(b"Directory Transport Version"))
+    }
+
+    /// That it is one.
+    pub(super) fn dir_transport(&self) -> ArchiveError {
+        ArchiveError::Unknown {
+            archive: self.label.clone(),
+            reason: "a directory of the dir: transport: copy it with skopeo to oci: or \
+                     docker-archive: first",
         }
     }
 }

@@ -31,8 +31,10 @@ impl Context {
             None => default_root()?,
         };
         let store = Store::open(&root)?;
-        reserve::keep(store.root())?;
+        reserve::spend(store.root())?;
         let mut db = Db::open(&store.database())?;
+        store.furnish()?;
+        reserve::keep(store.root())?;
         for error in view::bury_the_dead(&mut db, &store)? {
             warn(&error);
         }

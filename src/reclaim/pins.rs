@@ -114,6 +114,7 @@ mod tests {
     fn a_pin_keeps_the_reclaimer_out_until_it_is_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("store")).unwrap();
+        store.furnish().unwrap();
         let diff = DiffId::of(b"layer");
         assert!(Pin::acquire(&store, &diff).unwrap().is_none());
         std::fs::create_dir(store.layer(&diff)).unwrap();

@@ -135,6 +135,7 @@ mod tests {
     fn orphans_are_what_no_row_explains() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("s")).unwrap();
+        store.furnish().unwrap();
         let (present, marked) = (layer(1, Phase::Present), layer(2, Phase::Marked));
         let (marking, held) = (layer(3, Phase::Marking), view(9, vec![2]));
         let name = |p: PathBuf| p.file_name().unwrap().to_owned();

@@ -61,17 +61,23 @@ impl Store {
         let root = root
             .canonicalize()
             .map_err(StoreError::at("open the store", root))?;
+        let meta = fs::metadata(&root).map_err(StoreError::at("open the store", &root))?;
+        let identity = format!("{:x}.{:x}", meta.dev(), meta.ino());
+        Ok(Store { root, identity })
+    }
+
+    /// Make those of the store's directories that are missing. To be called once the database is
+    /// known to be of a version that has them.
+    pub fn furnish(&self) -> Result<(), StoreError> {
         for room in ROOMS {
             let mode = if room == "containers" { 0o711 } else { 0o700 };
-            let path = root.join(room);
+            let path = self.root.join(room);
             match DirBuilder::new().mode(mode).create(&path) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
                 other => other.map_err(StoreError::at("create", &path)),
             }?;
         }
-        let meta = fs::metadata(&root).map_err(StoreError::at("open the store", &root))?;
-        let identity = format!("{:x}.{:x}", meta.dev(), meta.ino());
-        Ok(Store { root, identity })
+        Ok(())
     }
 
     /// Tells this store apart from a copy of it, as long as the machine runs.

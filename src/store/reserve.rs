@@ -27,28 +27,41 @@ const LEAST: u64 = 64 << 10;
 /// The size of SQLite's shared memory as long as its log is short.
 const SHARED: u64 = 32 << 10;
 
-/// Make the reserve, or give it up, as there is room.
+/// Give the reserve up where the database would not have the room to be opened without.
 ///
 /// # Errors
 /// ENOSPC if there is none left even so; otherwise what the system says.
-pub fn keep(root: &Path) -> Result<(), StoreError> {
-    let path = root.join(NAME);
-    let stat = statvfs(root).map_err(StoreError::at("open the store", root))?;
-    if stat.f_bavail.saturating_mul(stat.f_frsize) > 4 * SIZE {
-        return if path.exists() { Ok(()) } else { make(&path) };
+pub fn spend(root: &Path) -> Result<(), StoreError> {
+    if is_roomy(root)? {
+        return Ok(());
     }
     // What statvfs(3) counts as free is not always to be had: root may use more than others, but
     // not what ext4 keeps for itself. So it is tried.
     if can_allocate(root, SIZE)? {
         return Ok(());
     }
-    give_up(&path)?;
+    give_up(&root.join(NAME))?;
     // As long as a view is served, its server has SQLite's shared memory open, with all its blocks.
     let shared = measure_one(&root.join("store.db-shm"))? >= SHARED;
     match shared || can_allocate(root, LEAST)? {
         true => Ok(()),
         false => Err(StoreError::at("open the store", root)(Errno::NOSPC)),
     }
+}
+
+/// Make the reserve if it is missing and there is room.
+pub fn keep(root: &Path) -> Result<(), StoreError> {
+    let path = root.join(NAME);
+    match path.exists() || !is_roomy(root)? {
+        true => Ok(()),
+        false => make(&path),
+    }
+}
+
+/// Whether the file system has so much room that nobody need think of the reserve.
+fn is_roomy(root: &Path) -> Result<bool, StoreError> {
+    let stat = statvfs(root).map_err(StoreError::at("open the store", root))?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize) > 4 * SIZE)
 }
 
 /// Whether a file of this size can be had now.

@@ -317,6 +317,7 @@ mod tests {
     fn store() -> (tempfile::TempDir, Store, DiffId) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("store")).unwrap();
+        store.furnish().unwrap();
         (dir, store, DiffId::of(b"layer"))
     }
 

@@ -51,6 +51,7 @@ impl Sampler {
             .spawn(move || {
                 let store = Store::open(&root)?;
                 let mut db = Db::open(&store.database())?;
+                store.furnish()?;
                 let mut samples = Vec::new();
                 while !flag.load(Ordering::Relaxed) {
                     let snapshot = Snapshot::take(&mut db)?;
