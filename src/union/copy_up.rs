@@ -140,7 +140,7 @@ impl Union {
             return self.is_now(node, Place::Held(Arc::new(copy)), None, data);
         }
         if file.nlink > 1 {
-            self.find_link_names(node, file)?;
+            self.find_link_names(file)?;
         }
         let names = self.nodes.table.lock().names(node.ino).to_vec();
         let mut done: Vec<(Arc<OwnedFd>, Name)> = Vec::new();

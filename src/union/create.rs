@@ -5,6 +5,7 @@
 //! at once, so that what it hid never shows through. The server's own umask has no influence.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, RenameFlags, XattrFlags};
 
@@ -14,10 +15,9 @@ use super::fs::{Entry, Union, Upper};
 use super::inode_table::Name;
 use super::layers::is_whiteout;
 use super::lookup::{Hit, check_name};
-use super::node::{Node, NodeRef};
+use super::node::Node;
 use super::resolve::Shown;
 use crate::sys::dirfd;
-use std::sync::Arc;
 
 const S_ISGID: u32 = 0o2000;
 const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
@@ -157,6 +157,7 @@ impl Union {
             What::Symlink(_) => None,
             What::File | What::Directory | What::Node(..) => dirfd::get_xattr_fd(dir, DEFAULT_ACL)?,
         };
+        let has_acl = acl.is_some();
         let made = match acl {
             None => make_node(work, &name, new.mode & !new.umask, what),
             Some(acl) => {
@@ -177,49 +178,13 @@ impl Union {
             }
         };
         let finished = made.and_then(|file| {
-            self.give(upper, &name, dir, new, what)?;
+            give(upper, &name, dir, new, what, has_acl)?;
             Ok((name.clone(), file))
         });
         if finished.is_err() {
             work.discard(&name);
         }
         finished
-    }
-
-    /// Sets owner and mode of what has just been made.
-    fn give(
-        &self,
-        upper: &Upper,
-        name: &[u8],
-        dir: &OwnedFd,
-        new: &NewEntry<'_>,
-        what: What<'_>,
-    ) -> Result<()> {
-        let made = dirfd::open_path(&upper.work, name)?;
-        let parent = rustix::fs::fstat(dir)?;
-        let inherits = parent.st_mode as u32 & S_ISGID != 0;
-        let gid = if inherits {
-            parent.st_gid
-        } else {
-            new.caller.gid
-        };
-        dirfd::chown_fd(&made, Some(new.caller.uid), Some(gid))?;
-        if matches!(what, What::Symlink(_)) {
-            return Ok(());
-        }
-        let has_acl = dirfd::get_xattr_fd(dir, DEFAULT_ACL)?.is_some();
-        let permissions = if has_acl {
-            // As the ACL made it; a change would be one of its mask.
-            rustix::fs::fstat(&made)?.st_mode as u32 & 0o777
-        } else {
-            new.mode & !new.umask & 0o777
-        };
-        // After the change of owner, which clears the set-ID bits.
-        let mut special = new.mode & 0o7000;
-        if inherits && matches!(what, What::Directory) {
-            special |= S_ISGID;
-        }
-        Ok(dirfd::chmod_fd(&made, permissions | special)?)
     }
 
     /// Opens a new regular file, or the one that is there unless `exclusive`.
@@ -230,11 +195,7 @@ impl Union {
         };
         let entry = match made {
             Ok((entry, file)) => {
-                let node = entry.node.node();
-                let counted = {
-                    self.nodes.table.lock().acquire(node.ino);
-                    NodeRef::adopt(node.clone(), &self.nodes)
-                };
+                let counted = self.nodes.count(entry.node.node().clone());
                 let handle = self.adopt_new_file(counted, file, flags)?;
                 return Ok((entry, handle));
             }
@@ -247,6 +208,41 @@ impl Union {
         let handle = self.open(entry.node.ino, flags, new.caller)?;
         Ok((entry, handle))
     }
+}
+
+/// Sets owner and mode of what has just been made, in a directory that has a default ACL or not.
+fn give(
+    upper: &Upper,
+    name: &[u8],
+    dir: &OwnedFd,
+    new: &NewEntry<'_>,
+    what: What<'_>,
+    has_acl: bool,
+) -> Result<()> {
+    let made = dirfd::open_path(&upper.work, name)?;
+    let parent = rustix::fs::fstat(dir)?;
+    let inherits = parent.st_mode as u32 & S_ISGID != 0;
+    let gid = if inherits {
+        parent.st_gid
+    } else {
+        new.caller.gid
+    };
+    dirfd::chown_fd(&made, Some(new.caller.uid), Some(gid))?;
+    if matches!(what, What::Symlink(_)) {
+        return Ok(());
+    }
+    let permissions = if has_acl {
+        // As the ACL made it; a change would be one of its mask.
+        rustix::fs::fstat(&made)?.st_mode as u32 & 0o777
+    } else {
+        new.mode & !new.umask & 0o777
+    };
+    // After the change of owner, which clears the set-ID bits.
+    let mut special = new.mode & 0o7000;
+    if inherits && matches!(what, What::Directory) {
+        special |= S_ISGID;
+    }
+    Ok(dirfd::chmod_fd(&made, permissions | special)?)
 }
 
 fn make_node(

@@ -34,10 +34,7 @@ impl Union {
         if node.kind != Kind::Directory {
             return Err(Error::NotADirectory);
         }
-        self.nodes.table.lock().acquire(ino);
-        Ok(self
-            .handles
-            .add_dir(super::node::NodeRef::adopt(node, &self.nodes)))
+        Ok(self.handles.add_dir(self.nodes.count(node)))
     }
 
     /// Closes a directory.

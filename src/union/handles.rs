@@ -77,17 +77,19 @@ impl Handles {
     }
 
     pub(super) fn remove_file(&self, number: u64) -> Result<Arc<FileHandle>> {
-        let file = self.file(number)?;
         let removed = self.open.lock().remove(&number);
-        // Dropped here, after the lock: its node may be forgotten with it.
-        drop(removed);
-        Ok(file)
+        match removed {
+            Some(Handle::File(file)) => Ok(file),
+            Some(Handle::Dir(_)) | None => Err(Error::BadHandle),
+        }
     }
 
     pub(super) fn remove_dir(&self, number: u64) -> Result<()> {
-        let dir = self.dir(number)?;
+        // Dropped after the lock: its node may be forgotten with it.
         let removed = self.open.lock().remove(&number);
-        drop((removed, dir));
-        Ok(())
+        match removed {
+            Some(Handle::Dir(_)) => Ok(()),
+            Some(Handle::File(_)) | None => Err(Error::BadHandle),
+        }
     }
 }

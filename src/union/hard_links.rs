@@ -16,9 +16,8 @@ use rustix::fs::FileType;
 
 use super::error::Result;
 use super::fs::Union;
-use super::inode_table::{Name, ROOT};
+use super::inode_table::Name;
 use super::layers::{LowerFile, LowerPath, Redirect, is_dir, parse_redirect};
-use super::node::Node;
 use crate::sys::dirfd;
 
 /// Where in a layer the files with several links are, by inode number.
@@ -88,8 +87,8 @@ impl Union {
     }
 
     /// Makes all names known under which the union shows this file of a layer: they stay with its
-    /// node. Needs the tree lock.
-    pub(super) fn find_link_names(&self, node: &Arc<Node>, file: &LowerFile) -> Result<()> {
+    /// node, which the caller counts on. Needs the tree lock.
+    pub(super) fn find_link_names(&self, file: &LowerFile) -> Result<()> {
         let links = self.links_of_layer(file.dir.layer)?;
         let redirects = self.redirects()?;
         for path in links.get(&file.ino).map_or(&[][..], Vec::as_slice) {
@@ -101,12 +100,7 @@ impl Union {
             for path in std::iter::once(path.clone()).chain(moved) {
                 // The lookup notes the name with the node of its identity: with this one, unless
                 // the file is hidden there by another.
-                let shown = self.lookup_path(&path)?;
-                tracing::trace!(
-                    "node {} may be {:?}",
-                    node.ino,
-                    shown.map(|other| other.ino())
-                );
+                drop(self.lookup_path(&path)?);
             }
         }
         Ok(())
@@ -156,7 +150,6 @@ impl Union {
             let flags = rustix::fs::XattrFlags::empty();
             dirfd::set_xattr_fd(&**root, self.xattrs.redirects, b"y", flags)?;
         }
-        debug_assert!(self.node(ROOT).is_ok());
         Ok(())
     }
 }

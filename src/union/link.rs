@@ -8,7 +8,6 @@ use super::create::Below;
 use super::error::{Error, Result};
 use super::fs::{Entry, Union};
 use super::lookup::check_name;
-use super::node::NodeRef;
 use crate::sys::dirfd;
 
 impl Union {
@@ -57,16 +56,13 @@ impl Union {
         } else {
             link(&dir, new_name)?;
         }
-        let counted = {
-            let mut table = self.nodes.table.lock();
-            table.add_name(node.ino, parent.ino, new_name);
-            table.acquire(node.ino);
-            drop(table);
-            NodeRef::adopt(node, &self.nodes)
-        };
-        let attr = self.attr_of(counted.node())?;
+        self.nodes
+            .table
+            .lock()
+            .add_name(node.ino, parent.ino, new_name);
+        let attr = self.attr_of(&node)?;
         Ok(Entry {
-            node: counted,
+            node: self.nodes.count(node),
             attr,
         })
     }

@@ -351,8 +351,7 @@ impl Union {
     /// The node at a path from the root, counted.
     pub(super) fn lookup_path(&self, path: &[Name]) -> Result<Option<NodeRef>> {
         let root = self.node(super::inode_table::ROOT)?;
-        self.nodes.table.lock().acquire(root.ino);
-        let mut at = NodeRef::adopt(root, &self.nodes);
+        let mut at = self.nodes.count(root);
         for name in path {
             if at.kind != Kind::Directory {
                 return Ok(None);

@@ -145,6 +145,12 @@ pub(crate) struct Nodes {
 }
 
 impl Nodes {
+    /// Counts one more user of a node.
+    pub(crate) fn count(self: &Arc<Self>, node: Arc<Node>) -> NodeRef {
+        self.table.lock().acquire(node.ino);
+        NodeRef::adopt(node, self)
+    }
+
     /// Takes back `count` users of a node.
     pub(crate) fn release(&self, ino: Ino, count: u64) {
         let gone = self.table.lock().release(ino, count);
@@ -163,7 +169,8 @@ impl Nodes {
 #[derive(Debug)]
 pub struct NodeRef {
     node: Arc<Node>,
-    nodes: Arc<Nodes>,
+    /// `None` once the count is the kernel's.
+    nodes: Option<Arc<Nodes>>,
 }
 
 impl NodeRef {
@@ -171,7 +178,7 @@ impl NodeRef {
     pub(crate) fn adopt(node: Arc<Node>, nodes: &Arc<Nodes>) -> NodeRef {
         NodeRef {
             node,
-            nodes: nodes.clone(),
+            nodes: Some(nodes.clone()),
         }
     }
 
@@ -181,11 +188,8 @@ impl NodeRef {
     }
 
     /// Leaves the count to the kernel, which gives it back with FORGET.
-    pub fn leave_to_kernel(self) -> u64 {
-        let ino = self.node.ino;
-        // One more, that the drop of this takes back.
-        self.nodes.table.lock().acquire(ino);
-        ino
+    pub fn leave_to_kernel(mut self) {
+        self.nodes = None;
     }
 
     /// The node itself.
@@ -204,6 +208,8 @@ impl Deref for NodeRef {
 
 impl Drop for NodeRef {
     fn drop(&mut self) {
-        self.nodes.release(self.node.ino, 1);
+        if let Some(nodes) = &self.nodes {
+            nodes.release(self.node.ino, 1);
+        }
     }
 }

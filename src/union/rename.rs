@@ -176,11 +176,7 @@ impl Union {
             .flatten()
             .any(|node| node.kind == Kind::Directory);
         let leaving = match target.as_ref().filter(|_| !exchange) {
-            Some(target) => {
-                self.nodes.table.lock().acquire(target.ino);
-                let target = NodeRef::adopt(target.node().clone(), &self.nodes);
-                Some(self.about_to_leave(target)?)
-            }
+            Some(target) => Some(self.about_to_leave(self.nodes.count(target.node().clone()))?),
             None => None,
         };
         for step in steps {
