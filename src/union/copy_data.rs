@@ -52,10 +52,10 @@ fn copy_range(source: impl AsFd, target: impl AsFd, start: u64, end: u64) -> Res
             .unwrap_or(usize::MAX)
             .min(1 << 30);
         match rustix::fs::copy_file_range(&source, Some(&mut from), &target, Some(&mut to), len) {
-            // The source is shorter than it was said to be.
-            Ok(0) => return Ok(()),
-            Ok(_) => {}
-            Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM) => {
+            Ok(n) if n > 0 => {}
+            // None: some file systems cannot, and do not say so.
+            Ok(_)
+            | Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM) => {
                 return copy_by_hand(source, target, from, end);
             }
             Err(Errno::INTR) => {}
@@ -73,7 +73,8 @@ fn copy_by_hand(source: impl AsFd, target: impl AsFd, start: u64, end: u64) -> R
             .unwrap_or(usize::MAX)
             .min(buffer.len());
         let got = match rustix::io::pread(&source, &mut buffer[..len], at) {
-            Ok(0) => return Ok(()),
+            // Shorter than its stat said: changed from outside. Zeros in its place would be a lie.
+            Ok(0) => return Err(Errno::IO.into()),
             Ok(got) => got,
             Err(Errno::INTR) => continue,
             Err(e) => return Err(e.into()),
