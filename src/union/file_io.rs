@@ -10,7 +10,6 @@ use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::attr::{Caller, Kind};
-use super::copy_data::write_all;
 use super::copy_up::Content;
 use super::error::{Error, Result};
 use super::fs::Union;
@@ -48,10 +47,7 @@ impl Union {
                 return Err(e);
             }
         }
-        let counted = {
-            self.nodes.table.lock().acquire(node.ino);
-            NodeRef::adopt(node.clone(), &self.nodes)
-        };
+        let counted = self.nodes.count(node.clone());
         let handle = self.handles.add_file(counted, wants_sync(flags));
         drop(tree);
         if truncates && let Err(e) = self.truncate_at_open(&node, caller) {
@@ -178,19 +174,29 @@ impl Union {
         Ok(done)
     }
 
-    /// Writes all of `data`. `delayed` says that it comes from a mapped page and that the kernel
-    /// has not noted the change of the modification time.
-    pub fn write(&self, handle: u64, offset: u64, data: &[u8], delayed: bool) -> Result<()> {
+    /// Writes `data`, and gives how many bytes of it: fewer where the disk got full on the way, as
+    /// `write(2)`. `delayed` says that it comes from a mapped page and that the kernel has not
+    /// noted the change of the modification time.
+    pub fn write(&self, handle: u64, offset: u64, data: &[u8], delayed: bool) -> Result<usize> {
         let handle = self.handles.file(handle)?;
         let file = self.writable_file(handle.node.node())?;
-        write_all(&*file, data, offset)?;
+        let mut done = 0;
+        while done < data.len() {
+            match rustix::io::pwrite(&*file, &data[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(Errno::INTR) => {}
+                Err(_) if done > 0 => break,
+                Err(e) => return Err(e.into()),
+            }
+        }
         if handle.sync {
             rustix::fs::fsync(&*file)?;
         }
         if delayed {
             self.stale(handle.node.ino);
         }
-        Ok(())
+        Ok(done)
     }
 
     /// Closes a handle.

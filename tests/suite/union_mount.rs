@@ -444,6 +444,12 @@ fn a_full_disk() {
     // No data is copied where it is cut off.
     let truncated = File::create(mnt.join("big")).map(drop);
     fs::write(mnt.join("dir/small"), "t").unwrap();
+    // What fits is written, and how much that was is told, as write(2) promises.
+    let mut whole = File::create(mnt.join("whole")).unwrap();
+    let written = whole.write(&vec![b'w'; 3 << 20]).unwrap();
+    let after = whole.write(b"more").map(drop);
+    let length = whole.metadata().unwrap().len();
+    drop(whole);
     unmount(&mnt, false);
     server.join().unwrap().unwrap();
     unmount(&small, false);
@@ -453,6 +459,10 @@ fn a_full_disk() {
     assert!(made.is_empty(), "{made:?}");
     assert_eq!(still, 3 << 20);
     truncated.unwrap();
+    // Not only what whole requests of 1 MiB held.
+    assert!((2 << 20) - written < 64 << 10, "{written}");
+    assert_eq!(length, written as u64);
+    assert_eq!(after.unwrap_err().raw_os_error(), Some(nospc));
 }
 
 fn errors_say_where() {

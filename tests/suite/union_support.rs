@@ -177,7 +177,8 @@ impl View {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR;
             self.union.create(&new, flags).map(|(_, handle)| handle)
         })?;
-        self.union.write(handle, 0, content, false)?;
+        let written = self.union.write(handle, 0, content, false)?;
+        assert_eq!(written, content.len());
         self.union.release(handle)
     }
 
@@ -185,7 +186,8 @@ impl View {
         let handle = self.open(path, OFlags::WRONLY)?;
         let written = self.union.write(handle, offset, content, false);
         self.union.release(handle)?;
-        written
+        assert_eq!(written?, content.len());
+        Ok(())
     }
 
     pub fn read(&self, path: &str) -> Result<Vec<u8>> {

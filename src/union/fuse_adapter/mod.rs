@@ -315,7 +315,7 @@ impl Filesystem for Adapter {
         let delayed = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         match self.union.write(fh.0, offset, data, delayed) {
             // No request is larger than MAX_WRITE.
-            Ok(()) => reply.written(data.len() as u32),
+            Ok(written) => reply.written(written as u32),
             Err(e) => reply.error(errno(e)),
         }
     }
