@@ -13,6 +13,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use rustix::fs::{AtFlags, CWD, linkat};
 
 use super::removal::{self, RemovalError};
+use super::tag::give_tag;
 use crate::archive::{Archive, ArchiveError, ArchivedImage, ArchivedLayer, Input};
 use crate::db::{Action, Db, DbError, ImageLayer, NewImage, Tx};
 use crate::model::{ChainId, DiffId, ImageId, Layer, Phase, Reference};
@@ -238,17 +239,6 @@ fn insert_layer(
         has_root,
         phase,
     })
-}
-
-/// An image that had the tag loses it, and is dangling if it was its last.
-fn give_tag(tx: &Tx<'_>, tag: &Reference, image: &ImageId) -> Result<(), DbError> {
-    match tx.tagged(tag)? {
-        Some(same) if same == *image => return Ok(()),
-        Some(other) => tx.record(Action::Untag, &other, None, &tag.to_string())?,
-        None => {}
-    }
-    tx.set_tag(tag, image)?;
-    tx.record(Action::Tag, image, None, &tag.to_string())
 }
 
 /// The config on the disk, but without a name: a load that is killed leaves nothing of it.

@@ -1,8 +1,8 @@
 //! Giving an image another name.
 
 use super::resolve::{ResolveError, resolve};
-use crate::db::{Action, Db, DbError, Snapshot};
-use crate::model::{ParseReferenceError, Reference};
+use crate::db::{Action, Db, DbError, Snapshot, Tx};
+use crate::model::{ImageId, ParseReferenceError, Reference};
 
 /// Why an image got no tag.
 #[derive(Debug, thiserror::Error)]
@@ -27,8 +27,17 @@ pub fn tag(db: &mut Db, source: &str, target: &str) -> Result<(), TagError> {
     db.write(|tx| {
         let snapshot = Snapshot::of(tx)?;
         let image = &resolve(&snapshot, source)?.image.id;
-        tx.set_tag(&reference, image)?;
-        tx.record(Action::Tag, image, None, &reference.to_string())?;
-        Ok(())
+        Ok(give_tag(tx, &reference, image)?)
     })
+}
+
+/// An image that had the tag loses it, and is dangling if it was its last.
+pub fn give_tag(tx: &Tx<'_>, tag: &Reference, image: &ImageId) -> Result<(), DbError> {
+    match tx.tagged(tag)? {
+        Some(same) if same == *image => return Ok(()),
+        Some(other) => tx.record(Action::Untag, &other, None, &tag.to_string())?,
+        None => {}
+    }
+    tx.set_tag(tag, image)?;
+    tx.record(Action::Tag, image, None, &tag.to_string())
 }

@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use crate::harness::{Store, number, strings, text};
-use crate::samples::app;
+use crate::samples::{app, heavy};
 
 pub fn images() {
     let store = Store::new();
@@ -197,6 +197,34 @@ pub fn why() {
 }
 
 /// The history of one image: every step, once, in order.
+/// A tag that moves is taken from one image before it is given to another; one that stays is not
+/// told again.
+pub fn events_of_a_tag_that_moves() {
+    let store = Store::new();
+    let one = store.load(&app(&["app:1"]));
+    let two = store.load(&heavy("heavy:1", 1));
+    for _ in 0..2 {
+        store.ok(&["tag", "heavy:1", "app:1"]);
+    }
+    let events = store.json(&["events"]);
+    let tagging: Vec<[String; 3]> = events
+        .iter()
+        .map(|e| ["action", "id", "detail"].map(|key| text(e, key)))
+        .filter(|[action, ..]| action.ends_with("tag"))
+        .collect();
+    let (one, two) = (one.id, two.id);
+    let line = |action: &str, id: &str, tag: &str| [action, id, tag].map(str::to_owned);
+    assert_eq!(
+        tagging,
+        [
+            line("tag", &one, "app:1"),
+            line("tag", &two, "heavy:1"),
+            line("untag", &one, "app:1"),
+            line("tag", &two, "app:1"),
+        ]
+    );
+}
+
 pub fn events() {
     let store = Store::new();
     let image = store.load(&app(&["app:1"]));
@@ -222,6 +250,7 @@ pub fn events() {
         ("reclaim-end", 3),
         ("reclaim-failed", 0),
         ("load", 1),
+        ("tag", 2),
     ];
     for (action, n) in expected {
         assert_eq!(count(action), n, "{action}: {events:#?}");

@@ -195,7 +195,7 @@ fn cases() -> Vec<Case> {
         cases!(UNSHARE => bad_input::{without_dev_fuse}),
         cases!(STORE => listing::{images, tags, inspect_and_history}),
         cases!(VIEW => listing::{
-            containers, layers_and_df, why, events, gc_says_what_it_left,
+            containers, layers_and_df, why, events, events_of_a_tag_that_moves, gc_says_what_it_left,
         }),
         cases!(VIEW => demo::{of_this_machine, of_an_archive_with_a_plot, of_what_is_no_archive}),
         cases!(STORE => places::{root_from_the_environment}),
