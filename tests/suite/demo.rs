@@ -7,26 +7,27 @@ use crate::harness::store::{LAYERCTL, mounts_below};
 use crate::harness::{Archive, Run, Store, process};
 use crate::samples::heavy;
 
-/// Runs it with a temporary directory of its own; it must clean up there.
+/// Runs it in a scratch directory of its own; it must clean up there, however it ends.
 #[track_caller]
-fn demo(args: &[&str]) -> String {
+fn demo(args: &[&str]) -> Run {
     let place = Store::new();
-    let temporary = place.new_dir("tmp");
+    let scratch = place.new_dir("scratch");
     let mut command = Command::new(LAYERCTL);
     command
         .arg("demo")
         .args(args)
-        .env("TMPDIR", &temporary)
+        .arg("--scratch")
+        .arg(&scratch)
         .env_remove("LAYERCTL_ROOT");
-    let said = Run::of(&mut command).ok();
-    assert!(mounts_below(&temporary).is_empty());
-    let left: Vec<_> = fs::read_dir(&temporary)
+    let run = Run::of(&mut command);
+    assert!(mounts_below(&scratch).is_empty());
+    let left: Vec<_> = fs::read_dir(&scratch)
         .unwrap()
         .map(|e| e.unwrap().path())
         .collect();
     assert!(left.is_empty(), "left behind: {left:?}");
-    assert_eq!(process::users_of(LAYERCTL.as_ref(), &temporary), [0; 0]);
-    said
+    assert_eq!(process::users_of(LAYERCTL.as_ref(), &scratch), [0; 0]);
+    run
 }
 
 /// The steps of the story, in order.
@@ -53,7 +54,7 @@ fn tells_the_story(said: &str) {
 }
 
 pub fn of_this_machine() {
-    tells_the_story(&demo(&[]));
+    tells_the_story(&demo(&[]).ok());
 }
 
 pub fn of_an_archive_with_a_plot() {
@@ -61,11 +62,7 @@ pub fn of_an_archive_with_a_plot() {
     let (archive, _) = Archive::of(&heavy("heavy:1", 8));
     let (file, plot) = (store.beside("heavy.tar"), store.beside("plot.svg"));
     archive.write(&file);
-    tells_the_story(&demo(&[
-        file.to_str().unwrap(),
-        "--plot",
-        plot.to_str().unwrap(),
-    ]));
+    tells_the_story(&demo(&[file.to_str().unwrap(), "--plot", plot.to_str().unwrap()]).ok());
     let svg = fs::read_to_string(&plot).unwrap();
     assert!(
         svg.contains("<svg") && svg.contains("</svg>"),
@@ -79,7 +76,7 @@ pub fn of_what_is_no_archive() {
     let file = store.beside("no-archive");
     fs::write(&file, "no archive").unwrap();
     for path in [file.to_str().unwrap(), "/no/such/archive"] {
-        let run = Run::of(Command::new(LAYERCTL).args(["demo", path]));
+        let run = demo(&[path]);
         assert_eq!(run.code, Some(1), "{run:#?}");
         assert_eq!(run.stderr.matches("Error: ").count(), 1, "{run:#?}");
     }
