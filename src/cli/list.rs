@@ -1,5 +1,7 @@
 //! What the lists have in common: their flags, and the three ways in which they are printed.
 
+use std::fmt::Display;
+
 use serde::Serialize;
 
 use super::Format;
@@ -22,9 +24,12 @@ pub struct ListArgs {
 }
 
 impl ListArgs {
-    /// Whether IDs are shown in full: on demand, and always in JSON.
-    pub fn full_ids(&self) -> bool {
-        self.no_trunc || (self.format == Format::Json && !self.quiet)
+    /// An ID as this list shows it: in full on demand, and always in JSON.
+    pub fn id(&self, full: &impl Display, short: &str) -> String {
+        match self.no_trunc || (self.format == Format::Json && !self.quiet) {
+            true => full.to_string(),
+            false => short.to_owned(),
+        }
     }
 
     /// Print the rows: their IDs, a JSON object each, or a table.

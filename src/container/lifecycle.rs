@@ -1,9 +1,9 @@
 //! Creating and removing containers.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use rustix::rand::GetRandomFlags;
 
 use super::lock::ServerLock;
 use crate::db::{Container, Db, DbError, Tx};
@@ -181,8 +181,8 @@ pub fn remove(db: &mut Db, store: &Store, container: &Container) -> Result<(), L
 
 fn random<const N: usize>() -> Result<[u8; N], StoreError> {
     let mut bytes = [0; N];
-    let path = std::path::Path::new("/dev/urandom");
-    let mut file = std::fs::File::open(path).map_err(StoreError::at("open", path))?;
-    io::Read::read_exact(&mut file, &mut bytes).map_err(StoreError::at("read", path))?;
+    // At most 256 bytes come at once, or none.
+    rustix::rand::getrandom(&mut bytes, GetRandomFlags::empty())
+        .map_err(StoreError::at("read", Path::new("/dev/urandom")))?;
     Ok(bytes)
 }

@@ -1,32 +1,13 @@
-//! What may be deleted: pure functions of what is on record and of the names on disk.
+//! What may be deleted because no row explains it: a pure function of what is on record and of the
+//! names on disk.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::db::Snapshot;
-use crate::model::{ContainerId, Layer, Phase};
+use crate::model::Phase;
 use crate::store::Store;
-
-/// What is to become of a marked layer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// Nothing holds it: it may go, if its lock says so too.
-    Reclaim,
-    /// The views of these containers hold it.
-    Keep(Vec<ContainerId>),
-}
-
-/// A verdict on every marked layer.
-pub fn marked(snapshot: &Snapshot) -> Vec<(&Layer, Verdict)> {
-    let marked = snapshot.layers.iter().filter(|l| l.phase != Phase::Present);
-    marked
-        .map(|layer| match snapshot.pinned_by(layer) {
-            holders if holders.is_empty() => (layer, Verdict::Reclaim),
-            holders => (layer, Verdict::Keep(holders.into_iter().cloned().collect())),
-        })
-        .collect()
-}
 
 /// The names found in the store's rooms.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -72,7 +53,7 @@ pub fn orphans(store: &Store, snapshot: &Snapshot, listing: &Listing) -> Vec<Pat
 mod tests {
     use super::*;
     use crate::db::View;
-    use crate::model::{ChainId, DiffId};
+    use crate::model::{ChainId, ContainerId, DiffId, Layer};
     use jiff::Timestamp;
 
     fn layer(id: i64, phase: Phase) -> Layer {
@@ -99,36 +80,6 @@ mod tests {
             detached: false,
             pins,
         }
-    }
-
-    #[test]
-    fn pinned_layers_are_kept_and_present_ones_are_not_looked_at() {
-        let snapshot = Snapshot {
-            layers: vec![
-                layer(1, Phase::Present),
-                layer(2, Phase::Marked),
-                layer(3, Phase::Marked),
-                layer(4, Phase::Reclaiming),
-            ],
-            views: vec![view(1, vec![1, 2]), view(2, vec![2])],
-            ..Snapshot::default()
-        };
-        let holders = vec![
-            ContainerId::from_random([1; 32]),
-            ContainerId::from_random([2; 32]),
-        ];
-        let verdicts: Vec<_> = marked(&snapshot)
-            .into_iter()
-            .map(|(l, v)| (l.id, v))
-            .collect();
-        assert_eq!(
-            verdicts,
-            [
-                (2, Verdict::Keep(holders)),
-                (3, Verdict::Reclaim),
-                (4, Verdict::Reclaim)
-            ]
-        );
     }
 
     #[test]

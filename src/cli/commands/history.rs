@@ -59,12 +59,7 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     }
     rows.reverse();
     if let Some(top) = rows.first_mut() {
-        let full = args.list.full_ids();
-        top.id = if full {
-            image.id.to_string()
-        } else {
-            image.id.short().to_owned()
-        };
+        top.id = args.list.id(&image.id, image.id.short());
     }
     let headings = ["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"];
     args.list.print(

@@ -47,12 +47,7 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     images.sort_by_key(|(created, _)| std::cmp::Reverse(*created));
     let mut rows = Vec::new();
     for (created, image) in images {
-        let full = args.list.full_ids();
-        let id = if full {
-            image.id.to_string()
-        } else {
-            image.id.short().to_owned()
-        };
+        let id = args.list.id(&image.id, image.id.short());
         for tag in names(image, wanted.as_ref()) {
             let none = || "<none>".to_owned();
             rows.push(Row {

@@ -38,11 +38,7 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
         pinned_by: snapshot.pinned_by(layer).into_iter().cloned().collect(),
     });
     let rows: Vec<Row> = rows.collect();
-    let full = args.list.no_trunc;
-    let id = |row: &Row| match full {
-        true => row.diff_id.to_string(),
-        false => row.diff_id.short().to_owned(),
-    };
+    let diff = |row: &Row| args.list.id(&row.diff_id, row.diff_id.short());
     let headings = [
         "CHAIN ID",
         "DIFF ID",
@@ -52,14 +48,10 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
         "IMAGES",
         "PINNED BY",
     ];
-    args.list.print(cx, &rows, id, headings, |row| {
+    args.list.print(cx, &rows, diff, headings, |row| {
         [
-            if full {
-                row.chain_id.to_string()
-            } else {
-                row.chain_id.short().to_owned()
-            },
-            id(row),
+            args.list.id(&row.chain_id, row.chain_id.short()),
+            diff(row),
             human::size(row.bytes),
             row.entries.to_string(),
             row.state.to_string(),

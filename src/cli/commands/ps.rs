@@ -87,13 +87,8 @@ fn row(
     snapshot: &Snapshot,
     c: &Container,
 ) -> Result<Row, CommandError> {
-    let full = args.list.full_ids();
     Ok(Row {
-        id: if full {
-            c.id.to_string()
-        } else {
-            c.id.short().to_owned()
-        },
+        id: args.list.id(&c.id, c.id.short()),
         image: image_name(snapshot, c),
         command: command(c, args.list.no_trunc),
         created_at: time::absolute(c.created),

@@ -54,12 +54,7 @@ impl Sampler {
                 store.furnish()?;
                 let mut samples = Vec::new();
                 while !flag.load(Ordering::Relaxed) {
-                    let snapshot = Snapshot::take(&mut db)?;
-                    let usage = usage(&store, &snapshot)?;
-                    samples.push(Sample {
-                        at: start.elapsed().as_secs_f64(),
-                        usage,
-                    });
+                    samples.push(Sample::take(&mut db, &store, start)?);
                     std::thread::sleep(PAUSE);
                 }
                 Ok(samples)
