@@ -22,6 +22,7 @@ mod chaos;
 mod concurrency;
 mod crash;
 mod demo;
+mod fsck;
 mod full_disk;
 mod handles;
 mod harness;
@@ -177,6 +178,10 @@ fn cases() -> Vec<Case> {
         cases!(VIEW => safeguards::{
             a_half_deleted_leftover_is_not_adopted, mount_points_in_the_store_are_refused,
         }),
+        cases!(STORE => fsck::{
+            damage_is_found_and_named, a_garbled_database_is_found,
+        }),
+        cases!(VIEW => fsck::{repair_lets_load_again, repair_under_a_view}),
         cases!(STORE => load::{compressed_as_a_whole, again_changes_nothing}),
         cases!(VIEW => random::{first_seed, second_seed, third_seed}),
         cases!(VIEW => load::{

@@ -1,0 +1,226 @@
+//! `fsck`: each kind of damage is found and named; `--repair` makes the store one that can be used,
+//! and into which what was damaged can be loaded again.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use crate::harness::{Built, Run, Store, noise};
+use crate::samples::{app, check_app, heavy};
+
+/// Something that a disk, or a hand, does to a store with the image `app:1`.
+struct Damage {
+    what: &'static str,
+    /// Without `--deep` it is not looked for.
+    only_deep: bool,
+    harm: fn(&Store, &Built),
+    /// The beginnings of the lines in which `fsck` names it.
+    names: fn(&Built) -> Vec<String>,
+}
+
+const DAMAGES: [Damage; 7] = [
+    Damage {
+        what: "an entry of a layer is deleted",
+        only_deep: true,
+        harm: |store, image| fs::remove_file(layer(store, image).join("tree/etc/gone")).unwrap(),
+        names: lowest_layer,
+    },
+    Damage {
+        what: "a file is cut off",
+        only_deep: true,
+        harm: |store, image| {
+            let big = layer(store, image).join("tree/big");
+            File::options()
+                .write(true)
+                .open(big)
+                .unwrap()
+                .set_len(10)
+                .unwrap();
+        },
+        names: lowest_layer,
+    },
+    Damage {
+        what: "a layer has no tree",
+        only_deep: false,
+        harm: |store, image| fs::remove_dir_all(layer(store, image).join("tree")).unwrap(),
+        names: lowest_layer,
+    },
+    Damage {
+        what: "a layer's directory is gone",
+        only_deep: false,
+        harm: |store, image| fs::remove_dir_all(layer(store, image)).unwrap(),
+        names: lowest_layer,
+    },
+    Damage {
+        what: "a config is changed, and is JSON still",
+        only_deep: false,
+        harm: |store, image| {
+            let changed = fs::read_to_string(config(store, image)).unwrap();
+            let changed = changed.replace("/bin/sleep", "/bin/slept");
+            fs::write(config(store, image), changed).unwrap();
+        },
+        names: |image| vec![format!("Error: image {}: ", image.id)],
+    },
+    Damage {
+        what: "a config is gone",
+        only_deep: false,
+        harm: |store, image| fs::remove_file(config(store, image)).unwrap(),
+        names: |image| vec![format!("Error: image {}: ", image.id)],
+    },
+    Damage {
+        what: "the row of a layer is gone",
+        only_deep: false,
+        harm: |store, image| {
+            let database = rusqlite::Connection::open(store.root().join("store.db")).unwrap();
+            let rows = database
+                .execute("DELETE FROM layers WHERE diff = ?", [&image.diffs[0]])
+                .unwrap();
+            assert_eq!(rows, 1);
+        },
+        names: |image| vec![format!("Error: image {}: ", image.id)],
+    },
+];
+
+fn layer(store: &Store, image: &Built) -> PathBuf {
+    store.root().join("layers").join(image.layer_dir(0))
+}
+
+fn config(store: &Store, image: &Built) -> PathBuf {
+    let hex = &image.id["sha256:".len()..];
+    store.root().join("images").join(hex).join("config")
+}
+
+fn lowest_layer(image: &Built) -> Vec<String> {
+    vec![format!("Error: layer {}: ", image.chains[0])]
+}
+
+/// Exit code 1, and exactly one line for each of these beginnings.
+#[track_caller]
+fn found(run: &Run, what: &str, names: &[String]) {
+    assert_eq!(run.code, Some(1), "{what}: {run:#?}");
+    let lines: Vec<&str> = run.stderr.lines().collect();
+    assert_eq!(lines.len(), names.len(), "{what}: {run:#?}");
+    for (line, name) in lines.iter().zip(names) {
+        assert!(
+            line.starts_with(name.as_str()) && line.len() > name.len(),
+            "{what}: {name:?} in {run:#?}"
+        );
+    }
+}
+
+/// Nothing is wrong: exit code 0, no complaint.
+#[track_caller]
+fn finds_nothing(store: &Store, what: &str, args: &[&str]) {
+    let run = store.run(args);
+    assert_eq!(
+        (run.code, run.stderr.as_str()),
+        (Some(0), ""),
+        "{what}: {run:#?}"
+    );
+}
+
+pub fn damage_is_found_and_named() {
+    for damage in DAMAGES {
+        let what = damage.what;
+        let store = Store::new();
+        let image = store.load(&app(&["app:1"]));
+        store.load(&heavy("heavy:1", 1));
+        finds_nothing(&store, what, &["fsck", "--deep"]);
+        (damage.harm)(&store, &image);
+        let names = (damage.names)(&image);
+        match damage.only_deep {
+            true => finds_nothing(&store, what, &["fsck"]),
+            false => found(&store.run(&["fsck"]), what, &names),
+        }
+        found(&store.run(&["fsck", "--deep"]), what, &names);
+    }
+}
+
+/// The image that is damaged goes, the other one stays; what went can be loaded again.
+pub fn repair_lets_load_again() {
+    for damage in DAMAGES {
+        let what = damage.what;
+        let store = Store::new();
+        let image = store.load(&app(&["app:1"]));
+        let sound = store.load(&heavy("heavy:1", 1));
+        let container = store.create("app:1");
+        (damage.harm)(&store, &image);
+        let run = store.run(&["fsck", "--deep", "--repair"]);
+        assert_eq!(run.code, Some(0), "{what}: {run:#?}");
+        // What was found is told all the same.
+        for name in (damage.names)(&image) {
+            assert!(run.stderr.starts_with(&name), "{what}: {run:#?}");
+        }
+        assert!(run.stdout.contains(&image.id), "{what}: {run:#?}");
+        finds_nothing(&store, what, &["fsck", "--deep"]);
+        assert_eq!(
+            store.ok(&["images", "-q", "--no-trunc"]),
+            format!("{}\n", sound.id),
+            "{what}"
+        );
+        store.check_at_rest();
+
+        store.load(&app(&["app:1"]));
+        finds_nothing(&store, what, &["fsck", "--deep"]);
+        check_app(&store.mount(&container));
+        store.ok(&["umount", &container]);
+        store.check_at_rest();
+    }
+}
+
+/// A page of an index: the database can still be read, and says so. One of a table: it cannot, and
+/// the command is refused.
+pub fn a_garbled_database_is_found() {
+    for (page_of, line) in [
+        ("containers_by_image", "Error: the database: "),
+        ("layers", "Error: "),
+    ] {
+        let store = Store::new();
+        store.load(&app(&["app:1"]));
+        finds_nothing(&store, page_of, &["fsck"]);
+        let path = store.root().join("store.db");
+        let database = rusqlite::Connection::open(&path).unwrap();
+        let root: u32 = database
+            .query_row(
+                "SELECT rootpage FROM sqlite_schema WHERE name = ?",
+                [page_of],
+                |row| row.get(0),
+            )
+            .unwrap();
+        let size: u32 = database
+            .pragma_query_value(None, "page_size", |row| row.get(0))
+            .unwrap();
+        // Closed, it has no log from which the page would be read instead.
+        drop(database);
+        let garbage = noise(1, size as usize);
+        let file = File::options().write(true).open(&path).unwrap();
+        file.write_all_at(&garbage, u64::from(root - 1) * u64::from(size))
+            .unwrap();
+        drop(file);
+        let run = store.run(&["fsck"]);
+        assert_eq!(run.code, Some(1), "{page_of}: {run:#?}");
+        assert!(
+            run.stderr.starts_with(line) && run.stderr.contains("database"),
+            "{page_of}: {run:#?}"
+        );
+    }
+}
+
+/// What a view still reads is removed like by `rmi --force`: the view goes on.
+pub fn repair_under_a_view() {
+    let store = Store::new();
+    let image = store.load(&app(&["app:1"]));
+    let (container, view) = store.create_mounted("app:1");
+    fs::write(config(&store, &image), "{}").unwrap();
+    assert_eq!(store.run(&["fsck"]).code, Some(1));
+    store.ok(&["fsck", "--repair"]);
+    finds_nothing(&store, "under a view", &["fsck", "--deep"]);
+    check_app(&view);
+    for chain in &image.chains {
+        assert_eq!(store.layer_state(chain), "pending");
+    }
+    store.ok(&["umount", &container]);
+    store.check_no_layers();
+    store.load(&app(&["app:1"]));
+    store.check_at_rest();
+}
