@@ -26,6 +26,7 @@ mod fsck;
 mod full_disk;
 mod handles;
 mod harness;
+mod interrupts;
 mod listing;
 mod load;
 mod places;
@@ -152,6 +153,8 @@ fn cases() -> Vec<Case> {
             a_read_only_view_refuses_writes, mounts_where_it_is_told,
             the_server_keeps_nothing_of_the_caller, in_the_foreground,
         }),
+        cases!(STORE => interrupts::{a_load_from_a_pipe, a_load_that_unpacks}),
+        cases!(VIEW => interrupts::{a_server_that_is_told_to_end}),
         cases!(STRACE => crash::{killed_removals, marking_killed_twice}),
         cases!(STRACE_VIEW => crash::{
             killed_loads, killed_removals_under_a_view, killed_collections, killed_unmounts,
