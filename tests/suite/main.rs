@@ -153,6 +153,7 @@ fn cases() -> Vec<Case> {
             a_read_only_view_refuses_writes, mounts_where_it_is_told,
             the_server_keeps_nothing_of_the_caller, in_the_foreground,
         }),
+        cases!(STRACE_VIEW => view::{volatile_skips_the_sync}),
         cases!(STORE => interrupts::{a_load_from_a_pipe, a_load_that_unpacks}),
         cases!(VIEW => interrupts::{a_server_that_is_told_to_end}),
         cases!(STRACE => crash::{killed_removals, marking_killed_twice}),

@@ -341,6 +341,49 @@ pub fn in_the_foreground() {
     store.check_at_rest();
 }
 
+/// A file that is copied up is synced before it gets its name; with `--volatile` it is not.
+pub fn volatile_skips_the_sync() {
+    let store = Store::new();
+    store.load(&everything());
+    let (said, log) = (store.beside("said"), store.beside("strace"));
+    for volatile in [false, true] {
+        let container = store.create("all:1");
+        let args: &[&str] = match volatile {
+            true => &["mount", "--volatile", &container],
+            false => &["mount", &container],
+        };
+        let program = store.command(args);
+        let mut strace = std::process::Command::new("strace");
+        // With the path of each descriptor.
+        strace.args(["-f", "-q", "-y", "-e", "trace=fsync,fdatasync,syncfs,sync"]);
+        strace.arg("-o").arg(&log);
+        strace.arg(program.get_program()).args(program.get_args());
+        strace.stdin(Stdio::null()).stderr(Stdio::null());
+        let mut strace = strace
+            .stdout(fs::File::create(&said).unwrap())
+            .spawn()
+            .unwrap();
+        wait_until("the view is mounted", || {
+            fs::metadata(&said).unwrap().len() > 0
+        });
+        let view = PathBuf::from(fs::read_to_string(&said).unwrap().trim_end());
+        let mut file = fs::File::options();
+        let mut file = file.append(true).open(view.join("comes-back")).unwrap();
+        std::io::Write::write_all(&mut file, b"!").unwrap();
+        drop(file);
+        assert_eq!(fs::read(view.join("comes-back")).unwrap(), b"again!");
+        store.ok(&["umount", &container]);
+        // strace ends with the server.
+        strace.wait().unwrap();
+        let log = fs::read_to_string(&log).unwrap();
+        let work = format!("/containers/{container}/");
+        let synced = log.lines().filter(|line| line.contains(&work)).count();
+        assert_eq!(synced == 0, volatile, "{log}");
+        assert!(log.contains("/store.db"), "strace sees syncs: {log}");
+    }
+    store.check_at_rest();
+}
+
 /// `mount` hands nothing of the caller to the server: neither its pipes nor its directory.
 pub fn the_server_keeps_nothing_of_the_caller() {
     let store = Store::new();
