@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::process::Command;
 
-use crate::harness::{Archive, Image, Layer, Run, Store, tree};
+use crate::harness::{Archive, Built, Image, Layer, Run, Store, tree};
 use crate::samples::{all_deleted, app, check_app};
 
 pub fn from_standard_input() {
@@ -110,13 +110,71 @@ pub fn several_images_and_tags() {
     store.check_at_rest();
 }
 
+/// Layers that are there are not unpacked again: nobody looks at what the archive has for them.
 pub fn again_changes_nothing() {
     let store = Store::new();
-    store.load(&app(&["app:1"]));
+    let image = store.load(&app(&["app:1"]));
     let before = tree::listing(store.root());
-    store.load(&app(&["app:1"]));
+    load_without_layers(&store, &app(&["app:1"]));
     assert_eq!(tree::listing(store.root()), before);
+    let (container, view) = store.create_mounted("app:1");
+    check_app(&view);
+    store.ok(&["umount", &container]);
+    // One that is missing is.
+    store.ok(&["rm", &container]);
+    store
+        .run(&["rmi", "app:1"])
+        .expect(0, &all_deleted(&image), "");
+    let (_, file) = damaged(&store, &app(&["app:1"]));
+    store
+        .run(&["load", "-i", &file])
+        .refused_saying(&[image.layer_dir(0)]);
+    store.check_no_layers();
     store.check_at_rest();
+}
+
+/// Loads an archive of this image in which every layer is damaged, so that it can be loaded only
+/// where the layers are in the store.
+#[track_caller]
+pub fn load_without_layers(store: &Store, image: &Image) {
+    let (built, file) = damaged(store, image);
+    let said: String = built
+        .tags
+        .iter()
+        .map(|tag| format!("Loaded image: {tag}\n"))
+        .collect();
+    store.run(&["load", "-i", &file]).expect(0, &said, "");
+}
+
+fn damaged(store: &Store, image: &Image) -> (Built, String) {
+    let (mut archive, built) = Archive::of(image);
+    for (name, data) in &mut archive.members {
+        if name.ends_with(".tar") {
+            data.iter_mut().for_each(|byte| *byte ^= 0xff);
+        }
+    }
+    let file = store.beside("damaged.tar");
+    archive.write(&file);
+    (built, file.to_str().unwrap().to_owned())
+}
+
+/// With `-q` nothing is said but errors.
+pub fn quietly() {
+    let store = Store::new();
+    let mut archive = Archive::default();
+    archive.add(&app(&["app:1"]));
+    archive.add(&Image::new(&[], vec![Layer::new().file("x", "x")]));
+    let file = store.beside("two.tar");
+    archive.write(&file);
+    for quiet in ["-q", "--quiet"] {
+        store
+            .run(&["load", quiet, "-i", file.to_str().unwrap()])
+            .expect(0, "", "");
+    }
+    assert_eq!(store.json(&["images"]).len(), 2);
+    store
+        .run(&["load", "-q", "-i", store.beside("none").to_str().unwrap()])
+        .refused_saying(&["none"]);
 }
 
 /// A load that died between giving a layer its name and the commit leaves a directory that no row

@@ -186,7 +186,7 @@ fn cases() -> Vec<Case> {
             damage_is_found_and_named, a_garbled_database_is_found,
         }),
         cases!(VIEW => fsck::{repair_lets_load_again, repair_under_a_view}),
-        cases!(STORE => load::{compressed_as_a_whole, again_changes_nothing}),
+        cases!(STORE => load::{compressed_as_a_whole, again_changes_nothing, quietly}),
         cases!(VIEW => random::{first_seed, second_seed, third_seed}),
         cases!(VIEW => load::{
             as_many_layers_as_allowed, over_what_killed_loads_left,            from_standard_input, several_images_and_tags, a_tag_moves,
