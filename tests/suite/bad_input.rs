@@ -88,9 +88,21 @@ pub fn containers_that_are_not_there() {
         .iter()
         .find(|a| ids.iter().filter(|b| digit(a) == digit(b)).count() > 1)
         .unwrap();
-    for verb in ["mount", "umount", "start", "rm"] {
-        refused(&store, &[verb, &digit(twice)], &[&digit(twice)]);
+    let prefix = digit(twice);
+    let ambiguous = format!("Error: multiple IDs found with provided prefix: {prefix}\n");
+    let before = state(&store);
+    for args in [
+        &["mount"][..],
+        &["umount"],
+        &["umount", "--lazy"],
+        &["start"],
+        &["rm"],
+        &["rm", "-f"],
+    ] {
+        let run = store.run(&[args, &[&prefix]].concat());
+        run.expect(1, "", &ambiguous);
     }
+    assert_eq!(before, state(&store));
 }
 
 pub fn names_that_cannot_be() {

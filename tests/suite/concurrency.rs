@@ -188,8 +188,19 @@ pub fn one_container_is_mounted_once() {
     let runs = at_once(&store, &vec![vec!["mount", container.as_str()]; 4]);
     let won = runs.iter().filter(|run| run.code == Some(0)).count();
     assert_eq!(won, 1, "{runs:#?}");
+    let name = text(&store.container(&container), "Names");
+    let reasons = [
+        format!("Error: container {name} is being mounted or removed"),
+        format!("Error: container {name} is already mounted at "),
+        // On record a moment after this one looked, and mounted before it looked at the directory.
+        "something is mounted there already".to_owned(),
+    ];
     for run in runs.iter().filter(|run| run.code != Some(0)) {
-        run.refused();
+        let said = run.refused();
+        assert!(
+            reasons.iter().any(|reason| said.contains(reason)),
+            "{run:#?}"
+        );
     }
     assert_eq!(store.servers().len(), 1);
     store.ok(&["umount", &container]);
