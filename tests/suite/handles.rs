@@ -8,9 +8,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+use serde_json::Value;
 
-use crate::harness::store::is_mounted;
-use crate::harness::{LoopFs, Sleeper, Store, mapping, noise, number, process, text, wait_until};
+use crate::harness::store::{is_mounted, names_in};
+use crate::harness::{LoopFs, Sleeper, Store, mapping, noise, number, process, strings, text};
 use crate::samples::{all_deferred, heavy};
 
 const MIB: usize = 12;
@@ -18,6 +19,8 @@ const KIB: u64 = 1 << 10;
 
 /// Something in a view that is held.
 trait Handle {
+    /// The word for it in what `umount` and `why` say.
+    const WORD: &'static str;
     /// What is read through it is what the image has.
     fn check(&mut self);
     /// The process that holds it.
@@ -45,7 +48,8 @@ fn outlives_rmi_and_lazy_umount<H: Handle>(take: fn(&Path) -> H) {
     handle.check();
 
     let refused = store.run(&["umount", &container]);
-    refused.refused_saying(&[&handle.pid().to_string()]);
+    let (pid, word) = (handle.pid(), H::WORD);
+    refused.refused_saying(&[&format!("PID {pid} ("), &format!("): {word}")]);
     assert!(is_mounted(&view), "a busy view stays");
 
     let expected = all_deferred(&store, &image, &container);
@@ -58,6 +62,7 @@ fn outlives_rmi_and_lazy_umount<H: Handle>(take: fn(&Path) -> H) {
     assert_eq!(number(&pending, "count"), 2);
     assert!(number(&pending, "bytes") >= size);
     assert!(disk.free_bytes() <= loaded + 256 * KIB, "held, so on disk");
+    why_says(&store, &image.chains[0], &container, pid, word);
     store.check_at_rest();
 
     store.ok(&["umount", "--lazy", &container]);
@@ -85,6 +90,33 @@ fn outlives_rmi_and_lazy_umount<H: Handle>(take: fn(&Path) -> H) {
     store.check_at_rest();
 }
 
+/// `why` says of a layer that it is pending, and that this process holds it in this way alone.
+#[track_caller]
+fn why_says(store: &Store, chain: &str, container: &str, pid: i32, word: &str) {
+    let reasons = store.json(&["why", chain]);
+    assert_eq!(reasons.len(), 1, "{reasons:?}");
+    let reason = &reasons[0];
+    assert_eq!(text(reason, "chain_id"), chain);
+    assert_eq!(text(reason, "state"), "pending");
+    assert_eq!(reason["images"], Value::Array(Vec::new()), "{reason}");
+    let views = reason["views"].as_array().unwrap();
+    assert_eq!(views.len(), 1, "{reason}");
+    assert_eq!(text(&views[0], "container"), container);
+    assert_eq!(views[0]["pid"], store.server());
+    let processes = views[0]["processes"].as_array().unwrap();
+    assert_eq!(processes.len(), 1, "{reason}");
+    assert_eq!(processes[0]["pid"], pid, "{reason}");
+    assert_eq!(strings(&processes[0]["uses"]), [word], "{reason}");
+    let said = store.ok(&["why", chain]);
+    let line = said.lines().last().unwrap();
+    assert!(
+        line.trim_start()
+            .starts_with(&format!("used by PID {pid} ("))
+            && line.ends_with(&format!("): {word}")),
+        "{said}"
+    );
+}
+
 fn read_blob(mut file: &File) {
     let mut bytes = Vec::new();
     file.seek(SeekFrom::Start(0)).unwrap();
@@ -102,6 +134,8 @@ struct OpenFile {
 }
 
 impl Handle for OpenFile {
+    const WORD: &'static str = "open file";
+
     fn check(&mut self) {
         let mut piece = vec![0; 2 << 20];
         self.file.read_exact(&mut piece).expect("read on");
@@ -129,6 +163,8 @@ struct Mapping {
 }
 
 impl Handle for Mapping {
+    const WORD: &'static str = "mapped file";
+
     fn check(&mut self) {
         let range = self.at..self.at + (2 << 20);
         assert!(
@@ -150,6 +186,8 @@ pub fn a_mapped_file() {
 struct OpenDirectory(OwnedFd);
 
 impl Handle for OpenDirectory {
+    const WORD: &'static str = "open directory";
+
     fn check(&mut self) {
         let dir = rustix::fs::Dir::read_from(&self.0).unwrap();
         let mut names: Vec<String> = dir
@@ -175,6 +213,8 @@ pub fn an_open_directory() {
 struct Program(Sleeper);
 
 impl Handle for Program {
+    const WORD: &'static str = "running program";
+
     fn check(&mut self) {
         assert!(self.0.is_alive(), "the program runs on");
         let program = fs::read(format!("/proc/{}/exe", self.0.pid())).unwrap();
@@ -197,6 +237,8 @@ pub fn a_running_program() {
 struct WorkingDirectory(Sleeper);
 
 impl Handle for WorkingDirectory {
+    const WORD: &'static str = "working directory";
+
     fn check(&mut self) {
         assert!(self.0.is_alive());
         let cwd = PathBuf::from(format!("/proc/{}/cwd", self.0.pid()));
@@ -217,6 +259,8 @@ pub fn a_working_directory() {
 struct Unlinked(File);
 
 impl Handle for Unlinked {
+    const WORD: &'static str = "open file";
+
     fn check(&mut self) {
         let mut text = String::new();
         self.0.seek(SeekFrom::Start(0)).unwrap();
@@ -271,9 +315,11 @@ pub fn a_busy_view_names_its_users() {
         Sleeper::working_in(&view.join("docs/sub")),
         Sleeper::program(&view.join("bin/sleep")),
     ];
-    let pids: Vec<String> = holders.iter().map(|h| h.pid().to_string()).collect();
+    let words = ["open file", "working directory", "running program"];
     let run = store.run(&["umount", &container]);
-    run.refused_saying(&pids.iter().map(String::as_str).collect::<Vec<_>>());
+    for (holder, word) in holders.iter().zip(words) {
+        run.refused_saying(&[&format!("PID {} (sleep): {word}", holder.pid())]);
+    }
     assert!(is_mounted(&view));
     assert_eq!(store.container_state(&container), "mounted");
     holders.into_iter().for_each(Sleeper::end);
@@ -287,24 +333,117 @@ pub fn a_busy_view_names_its_users() {
     store.check_at_rest();
 }
 
-/// After `umount --lazy` the container can be mounted again while the old view is still read: or is
-/// refused with a reason; never two servers on one upper directory.
+/// After `umount --lazy` the container cannot be mounted again while the old view is still read:
+/// never two servers on one upper directory.
 pub fn one_upper_directory_has_one_server() {
     let store = Store::new();
     store.load(&heavy("heavy:1", 1));
     let (container, view) = store.create_mounted("heavy:1");
     let held = File::open(view.join("docs/a")).unwrap();
     store.ok(&["umount", "--lazy", &container]);
-    let again = store.run(&["mount", &container]);
-    again.refused();
-    assert_eq!(store.servers().len(), 1);
+    let server = store.server();
+    store.run(&["mount", &container]).refused_saying(&[
+        "was detached, but its view is still used by open handles",
+        &format!("PID {server}"),
+    ]);
+    assert_eq!(store.server(), server);
     drop(held);
     store.wait_for_servers_to_end();
     store.mount(&container);
-    wait_until("the container is mounted", || {
-        store.container_state(&container) == "mounted"
-    });
-    assert_eq!(text(&store.container(&container), "State"), "mounted");
+    assert_eq!(store.container_state(&container), "mounted");
     store.ok(&["umount", &container]);
     store.check_at_rest();
+}
+
+/// `ps` says of a view that was detached under an open handle what it is: neither mounted anywhere
+/// nor ended.
+pub fn a_detached_view_in_ps() {
+    let store = Store::new();
+    store.load(&heavy("heavy:1", 1));
+    let (container, view) = store.create_mounted("heavy:1");
+    let held = File::open(view.join("docs/a")).unwrap();
+    store.ok(&["umount", "--lazy", &container]);
+    let rows = store.json(&["ps"]);
+    assert_eq!(rows.len(), 1, "it is listed without -a: {rows:?}");
+    assert_eq!(text(&rows[0], "ID"), container);
+    assert_eq!(text(&rows[0], "Status"), "Detached, held by open handles");
+    assert_eq!(text(&rows[0], "Mountpoint"), "");
+    let table = store.ok(&["ps"]);
+    assert!(table.contains("Detached, held by open handles"), "{table}");
+    // Not lazily it is busy, lazily it is detached already.
+    store
+        .run(&["umount", &container])
+        .refused_saying(&["detached", &format!("PID {}", store.server())]);
+    store.ok(&["umount", "--lazy", &container]);
+    drop(held);
+    store.wait_for_servers_to_end();
+    assert!(store.json(&["ps"]).is_empty());
+    store.check_at_rest();
+}
+
+/// `rm` refuses a mounted container; `rm --force` unmounts it first.
+pub fn a_mounted_container_is_removed_by_force() {
+    let store = Store::new();
+    store.load(&heavy("heavy:1", 1));
+    for force in ["-f", "--force"] {
+        let (container, view) = store.create_mounted("heavy:1");
+        fs::write(view.join("docs/new"), "written").unwrap();
+        store
+            .run(&["rm", &container])
+            .refused_saying(&["container is running"]);
+        assert!(is_mounted(&view));
+        let said = format!("{container}\n");
+        store.run(&["rm", force, &container]).expect(0, &said, "");
+        assert!(!is_mounted(&view));
+        assert_eq!(store.servers(), [0; 0], "its server has ended");
+        assert!(store.json(&["ps", "-a"]).is_empty());
+        assert!(names_in(&store.root().join("containers")).is_empty());
+        store.check_at_rest();
+    }
+    // What is not there is reported, and no failure.
+    store
+        .run(&["rm", "-f", "nope"])
+        .expect(0, "", "Error: No such container: nope\n");
+}
+
+/// A busy one is gone from `ps` at once; its files go with the last handle.
+pub fn a_busy_container_is_removed_by_force() {
+    let store = Store::new();
+    let image = store.load(&heavy("heavy:1", 1));
+    for detached in [false, true] {
+        let (container, view) = store.create_mounted("heavy:1");
+        fs::write(view.join("docs/a"), "written").unwrap();
+        let mut held = [view.join("docs/a"), view.join("docs/b")].map(|p| File::open(p).unwrap());
+        if detached {
+            store.ok(&["umount", "--lazy", &container]);
+        }
+        let said = format!("{container}\n");
+        store.run(&["rm", "-f", &container]).expect(0, &said, "");
+        assert!(!is_mounted(&view));
+        assert!(store.json(&["ps", "-a"]).is_empty());
+        assert_eq!(store.servers().len(), 1, "the server serves what is open");
+        store.check_at_rest();
+        let directory = store.root().join("containers").join(&container);
+        // Not an orphan as long as it is served.
+        store.ok(&["gc"]);
+        assert!(directory.exists());
+        // Another container of the image comes and goes beside it.
+        let (other, _) = store.create_mounted("heavy:1");
+        store.ok(&["rm", "-f", &other]);
+        assert!(directory.exists());
+        for (file, text) in held.iter_mut().zip(["written", "text of b"]) {
+            let mut read = String::new();
+            file.read_to_string(&mut read).unwrap();
+            assert_eq!(read, text);
+        }
+        if detached {
+            store.ok(&["rmi", "heavy:1"]);
+            assert_eq!(store.layer_state(&image.chains[0]), "pending");
+        }
+        drop(held);
+        store.wait_for_servers_to_end();
+        assert!(!directory.exists());
+        store.check_at_rest();
+    }
+    store.check_no_layers();
 }

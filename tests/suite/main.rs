@@ -138,7 +138,8 @@ fn cases() -> Vec<Case> {
         }),
         cases!(VIEW => handles::{
             writes_after_lazy_umount_are_kept, a_busy_view_names_its_users,
-            one_upper_directory_has_one_server,
+            one_upper_directory_has_one_server, a_detached_view_in_ps,
+            a_mounted_container_is_removed_by_force, a_busy_container_is_removed_by_force,
         }),
         cases!(STORE_ON_DISK => sharing::{a_shared_layer_is_stored_once}),
         cases!(STORE => sharing::{both_at_once}),
