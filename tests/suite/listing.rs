@@ -1,10 +1,19 @@
 //! What the listings say: `images`, `ps`, `layers`, `df`, `why`, `events`, `inspect`, `history`,
 //! `tag`, `rm`; as tables, as IDs, as JSON.
 
-use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use layerctl::model::human;
+use serde_json::{Value, json};
 
 use crate::harness::{Store, number, strings, text};
 use crate::samples::{app, heavy};
+
+/// The lengths of the files in each layer of `app`, the lowest first.
+const LENGTHS: [u64; 3] = [3 + 23 + 100_000, 3, 5];
 
 pub fn images() {
     let store = Store::new();
@@ -17,7 +26,9 @@ pub fn images() {
         ["REPOSITORY", "TAG", "IMAGE", "ID", "CREATED", "SIZE"]
     );
     assert_eq!(table.lines().count(), 4);
+    let size = human::size(LENGTHS.iter().sum());
     for line in table.lines().skip(1) {
+        assert!(line.ends_with(&format!(" {size}")), "{line}");
         assert_eq!(
             line.split_whitespace().nth(2),
             Some(image.short()),
@@ -38,7 +49,7 @@ pub fn images() {
             text(row, "CreatedAt").starts_with("2024-01-02 03:04:05"),
             "{row}"
         );
-        assert!(text(row, "Size").ends_with('B'), "{row}");
+        assert_eq!(text(row, "Size"), size);
     }
     // By repository, and by reference.
     assert_eq!(store.json(&["images", "app"]).len(), 2);
@@ -90,9 +101,74 @@ pub fn inspect_and_history() {
     // The newest first.
     let lines: Vec<&str> = table.lines().skip(1).collect();
     assert_eq!(lines.len(), 3);
-    for (line, diff) in lines.iter().zip(image.diffs.iter().rev()) {
-        assert!(line.contains(&format!("layer {}", &diff[7..19])), "{line}");
+    let rows = store.json(&["history", "app:1"]);
+    assert_eq!(rows.len(), 3);
+    for (n, diff) in image.diffs.iter().enumerate() {
+        let (line, row) = (lines[2 - n], &rows[2 - n]);
+        let (by, size) = (format!("layer {}", &diff[7..19]), human::size(LENGTHS[n]));
+        assert!(line.contains(&by), "{line}");
+        assert!(line.ends_with(&format!(" {size}")), "{line}");
+        assert_eq!((text(row, "CreatedBy"), text(row, "Size")), (by, size));
     }
+    assert_eq!(number(found, "Size"), LENGTHS.iter().sum::<u64>());
+}
+
+/// `inspect` of a container: what it is made from and where it stands, under Docker's names.
+pub fn inspect_of_a_container() {
+    let store = Store::new();
+    let image = store.load(&app(&["app:1"]));
+    let id = store.ok(&["create", "--name", "web", "app:1", "/bin/echo", "hello"]);
+    let id = id.trim_end();
+    let inspect = |name: &str| -> Value {
+        let found: Value = serde_json::from_str(&store.ok(&["inspect", name])).unwrap();
+        let found = found.as_array().expect("an array, as Docker's");
+        assert_eq!(found.len(), 1, "{found:?}");
+        found[0].clone()
+    };
+    let created = inspect("web");
+    assert_eq!(inspect(&id[..12]), created, "by a prefix of its ID");
+    assert_eq!(text(&created, "Id"), id);
+    assert_eq!(text(&created, "Name"), "/web");
+    assert_eq!(text(&created, "Image"), image.id);
+    assert_eq!(created["ImagePresent"], true);
+    assert_eq!(text(&created["Config"], "Image"), "app:1");
+    assert_eq!(strings(&created["Config"]["Cmd"]), ["/bin/echo", "hello"]);
+    let state = &created["State"];
+    assert_eq!(
+        (text(state, "Status"), &state["Pid"]),
+        ("created".into(), &json!(0))
+    );
+    assert_eq!(
+        (&state["StartedAt"], &state["FinishedAt"]),
+        (&Value::Null, &Value::Null)
+    );
+
+    let view = store.mount("web");
+    let mounted = inspect("web");
+    let state = &mounted["State"];
+    assert_eq!(text(state, "Status"), "mounted");
+    assert_eq!(state["Pid"], store.server());
+    let since: jiff::Timestamp = text(state, "StartedAt").parse().unwrap();
+    assert!(since > text(&mounted, "Created").parse().unwrap());
+    let places = &mounted["GraphDriver"]["Data"];
+    assert_eq!(text(places, "MergedDir"), view.to_str().unwrap());
+    std::fs::write(view.join("new"), "written").unwrap();
+    let upper = std::path::PathBuf::from(text(places, "UpperDir"));
+    assert_eq!(std::fs::read(upper.join("new")).unwrap(), b"written");
+
+    store.ok(&["umount", "web"]);
+    store.ok(&["rmi", "-f", "app:1"]);
+    let exited = inspect("web");
+    let state = &exited["State"];
+    assert_eq!(
+        (text(state, "Status"), &state["Pid"]),
+        ("exited".into(), &json!(0))
+    );
+    assert_eq!(state["ExitCode"], 0);
+    let ended: jiff::Timestamp = text(state, "FinishedAt").parse().unwrap();
+    assert!(ended > since);
+    assert_eq!(exited["ImagePresent"], false);
+    assert_eq!(exited["GraphDriver"]["Data"]["MergedDir"], Value::Null);
 }
 
 pub fn containers() {
@@ -109,6 +185,7 @@ pub fn containers() {
         (text(&row, "State"), text(&row, "Mountpoint")),
         ("created".into(), "".into())
     );
+    assert_eq!(text(&row, "Status"), "Created");
     assert_eq!(row["ImagePresent"], true);
     // Only what is mounted or runs is listed without -a.
     assert!(store.json(&["ps"]).is_empty());
@@ -116,6 +193,12 @@ pub fn containers() {
     let rows = store.json(&["ps"]);
     assert_eq!(rows.len(), 1);
     assert_eq!(text(&rows[0], "State"), "mounted");
+    // `Mounted Less than a second`, `Mounted 1 second` or, where all is slow, `Mounted 5 seconds`.
+    let status = text(&rows[0], "Status");
+    assert!(
+        status.starts_with("Mounted ") && status.contains(" second"),
+        "{status}"
+    );
     assert_eq!(text(&rows[0], "Mountpoint"), view.to_str().unwrap());
     assert_eq!(store.ok(&["ps", "-q"]), format!("{}\n", &id[..12]));
     assert_eq!(store.ok(&["ps", "-q", "--no-trunc"]), format!("{id}\n"));
@@ -123,11 +206,21 @@ pub fn containers() {
     store.ok(&["umount", &id[..6]]);
     assert!(store.json(&["ps"]).is_empty());
     assert_eq!(store.container_state(id), "exited");
+    let status = text(&store.container(id), "Status");
+    assert!(
+        status.starts_with("Exited (0) ") && status.ends_with(" ago"),
+        "{status}"
+    );
     let table = store.ok(&["ps", "-a"]);
     assert!(
-        table.starts_with("CONTAINER ID") && table.contains("web"),
+        table.starts_with("CONTAINER ID") && table.contains("web") && table.contains("Exited (0) "),
         "{table}"
     );
+    // Killed, it says so.
+    store.mount("web");
+    crate::harness::process::kill_hard(store.server());
+    let status = text(&store.container(id), "Status");
+    assert!(status.starts_with("Exited (137) "), "{status}");
     assert_eq!(store.ok(&["rm", "web"]), "web\n");
     assert!(store.json(&["ps", "-a"]).is_empty());
     assert_eq!(
@@ -171,32 +264,142 @@ pub fn layers_and_df() {
         assert_eq!(strings(&row["pinned_by"]), [container.as_str()]);
     }
     store.check_at_rest();
-    assert!(!store.ok(&["df", "-v"]).is_empty());
 }
 
-/// `why` names what holds a layer or an image.
+/// What `df -v` prints, cell by cell: the shares and their sum, then each layer.
+fn df_table(store: &Store) -> Vec<Vec<String>> {
+    let table = store.ok(&["df", "-v"]);
+    let cells = |line: &str| -> Vec<String> {
+        let cells = line.split("  ").map(str::trim);
+        cells.filter(|c| !c.is_empty()).map(str::to_owned).collect()
+    };
+    table.lines().map(cells).collect()
+}
+
+pub fn df_for_people() {
+    let store = Store::new();
+    let image = store.load(&app(&["app:1"]));
+    store.ok(&["rmi", "--no-prune", "app:1"]);
+    let other = store.load(&heavy("heavy:1", 1));
+    let df = store.df();
+    let mut sum = 0;
+    let mut expected = vec![["TYPE", "COUNT", "SIZE"].map(str::to_owned).to_vec()];
+    for (name, part) in [
+        ("live layers", "live"),
+        ("unused layers", "unused"),
+        ("pending layers", "pending"),
+        ("reclaiming layers", "reclaiming"),
+        ("orphaned", "orphaned"),
+        ("containers", "containers"),
+        ("metadata", "metadata"),
+    ] {
+        let (count, bytes) = (number(&df[part], "count"), number(&df[part], "bytes"));
+        sum += bytes;
+        expected.push(vec![name.to_owned(), count.to_string(), human::size(bytes)]);
+    }
+    expected.push(vec!["total".to_owned(), human::size(sum)]);
+    expected.push(Vec::new());
+    let headings = ["CHAIN ID", "STATE", "SIZE", "ENTRIES"];
+    expected.push(headings.map(str::to_owned).to_vec());
+    for (image, state) in [(&image, "unused"), (&other, "live")] {
+        for chain in &image.chains {
+            let layer = store.layer(chain).unwrap();
+            assert_eq!(text(&layer, "state"), state);
+            let (bytes, entries) = (number(&layer, "bytes"), number(&layer, "entries"));
+            expected.push(vec![
+                chain[7..19].to_owned(),
+                state.to_owned(),
+                human::size(bytes),
+                entries.to_string(),
+            ]);
+        }
+    }
+    let mut found = df_table(&store);
+    // The layers in any order.
+    let by_chain = |rows: &mut Vec<Vec<String>>| rows[11..].sort();
+    by_chain(&mut expected);
+    by_chain(&mut found);
+    assert_eq!(found, expected);
+}
+
+/// `why` tells where a layer stands, and names what holds it.
 pub fn why() {
     let store = Store::new();
     let image = store.load(&app(&["app:1"]));
-    let (container, _view) = store.create_mounted("app:1");
-    for name in ["app:1", &image.chains[2], &image.chains[0][7..19]] {
-        let said = store.ok(&["why", name]);
-        assert!(said.contains("app:1"), "the image that names it: {said}");
-        assert!(
-            said.contains(&container[..12]),
-            "the view that pins it: {said}"
-        );
-    }
-    store.ok(&["rmi", "-f", "app:1"]);
-    let said = store.ok(&["why", &image.chains[2]]);
-    assert!(said.contains(&container[..12]), "{said}");
+    let (container, view) = store.create_mounted("app:1");
+    let name = text(&store.container(&container), "Names");
+    let (diff, chain) = (&image.diffs[2], &image.chains[2]);
+    let says = |state: &str| {
+        let size = human::size(number(&store.layer(chain).unwrap(), "bytes"));
+        format!("{chain} is {state} ({size}, diff {})\n", &diff[7..19])
+    };
+    let named = format!("  named by image {} (app:1)\n", image.short());
+    let pinned = format!(
+        "  pinned by container {} ({name}), mounted at {}, served by PID {} for ",
+        &container[..12],
+        view.display(),
+        store.server()
+    );
+    let said = store.ok(&["why", chain]);
     assert!(
-        !said.contains("app:1") || said.contains("pending"),
+        said.starts_with(&(says("live") + &named + &pinned)),
         "{said}"
     );
+    assert_eq!(said.lines().count(), 3, "nobody uses the view: {said}");
+    // By the image, all of its layers; by a prefix, the diff ID.
+    assert_eq!(store.json(&["why", "app:1"]).len(), 3);
+    let of_lowest = store.json(&["why", &image.diffs[0][7..19]]);
+    assert_eq!(of_lowest.len(), 1);
+    assert_eq!(text(&of_lowest[0], "chain_id"), image.chains[0]);
+    assert_eq!(text(&of_lowest[0], "state"), "live");
+    let tags = &of_lowest[0]["images"][0]["tags"];
+    assert_eq!(strings(tags), ["app:1"]);
+
+    store.ok(&["rmi", "-f", "app:1"]);
+    let said = store.ok(&["why", chain]);
+    assert!(said.starts_with(&(says("pending") + &pinned)), "{said}");
+    store.ok(&["umount", &container]);
+    store.ok(&["rm", &container]);
+    store.load(&app(&["app:1"]));
+    store.ok(&["rmi", "--no-prune", "app:1"]);
+    let nothing = "  nothing: `layerctl prune` takes it\n";
+    assert_eq!(store.ok(&["why", chain]), says("unused") + nothing);
 }
 
-/// The history of one image: every step, once, in order.
+/// `events --follow` tells the history, and then what happens; it ends with its reader.
+pub fn followed_events() {
+    let store = Store::new();
+    store.load(&app(&["app:1"]));
+    let history = store.ok(&["events", "--format", "json"]);
+    let mut follow = store.command(&["events", "--follow", "--format", "json"]);
+    let mut follow = follow.stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    let (send, said) = mpsc::channel();
+    // After these it closes the pipe.
+    let wanted = history.lines().count() + 2;
+    let reader = std::thread::spawn(move || {
+        for line in lines.take(wanted) {
+            send.send(line.unwrap()).ok();
+        }
+    });
+    let next = || {
+        let line = said.recv_timeout(Duration::from_secs(30));
+        line.expect("a line within reasonable time")
+    };
+    for line in history.lines() {
+        assert_eq!(next(), line);
+    }
+    for tag in ["app:2", "app:3"] {
+        assert!(matches!(follow.try_wait(), Ok(None)), "it waits for more");
+        store.ok(&["tag", "app:1", tag]);
+        let line: Value = serde_json::from_str(&next()).unwrap();
+        let (action, detail) = (text(&line, "action"), text(&line, "detail"));
+        assert_eq!((&*action, &*detail), ("tag", tag));
+    }
+    reader.join().unwrap();
+    assert!(follow.wait().unwrap().success());
+}
+
 /// A tag that moves is taken from one image before it is given to another; one that stays is not
 /// told again.
 pub fn events_of_a_tag_that_moves() {
@@ -225,6 +428,7 @@ pub fn events_of_a_tag_that_moves() {
     );
 }
 
+/// The history of one image: every step, once, in order.
 pub fn events() {
     let store = Store::new();
     let image = store.load(&app(&["app:1"]));

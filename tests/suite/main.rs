@@ -203,9 +203,12 @@ fn cases() -> Vec<Case> {
         cases!(VIEW => bad_input::{mount_points_that_cannot_be}),
         cases!(VIEW_ON_DISK => full_disk::{a_load_that_does_not_fit, full_to_the_last_byte}),
         cases!(UNSHARE => bad_input::{without_dev_fuse}),
-        cases!(STORE => listing::{images, tags, inspect_and_history}),
+        cases!(STORE => listing::{
+            images, tags, inspect_and_history, df_for_people, followed_events,
+        }),
         cases!(VIEW => listing::{
-            containers, layers_and_df, why, events, events_of_a_tag_that_moves, gc_says_what_it_left,
+            containers, inspect_of_a_container, layers_and_df, why, events,
+            events_of_a_tag_that_moves, gc_says_what_it_left,
         }),
         cases!(VIEW => demo::{of_this_machine, of_an_archive_with_a_plot, of_what_is_no_archive}),
         cases!(STORE => places::{root_from_the_environment}),

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use rustix::mount::{MountFlags, UnmountFlags, mount_bind, unmount};
+use serde_json::Value;
 
-use crate::harness::{Archive, Store, number};
+use crate::harness::{Archive, Store, number, text};
 use crate::samples::{app, check_app};
 
 /// A complete layer whose deletion was cut short by a crash is not taken for one.
@@ -151,6 +152,24 @@ pub fn an_undeletable_layer_keeps_no_other() {
         );
     }
     assert!(!run.stdout.contains(&built.chains[top]), "{run:#?}");
+    // The history has what became of it, where, and why.
+    let failures = || -> Vec<Value> {
+        let mut events = store.json(&["events"]);
+        events.retain(|event| text(event, "action") == "reclaim-failed");
+        events
+    };
+    let failed = failures();
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert_eq!(text(&failed[0], "id"), built.chains[top]);
+    assert!(number(&failed[0], "bytes") > 0, "{failed:?}");
+    let detail = text(&failed[0], "detail");
+    let layer = at.parent().unwrap().parent().unwrap();
+    for part in [layer.to_str().unwrap(), "Device or resource busy"] {
+        assert!(detail.contains(part), "{part:?} in {detail:?}");
+    }
+    assert!(run.stderr.contains(&detail), "{run:#?}");
     store.ok(&["gc"]);
+    assert_eq!(failures(), failed);
+    store.check_events();
     store.check_no_layers();
 }
