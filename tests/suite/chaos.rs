@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::harness::process::kill_hard;
@@ -25,6 +26,8 @@ struct User<'a> {
     store: &'a Store,
     archives: &'a [String],
     random: u64,
+    /// How often a file was read in a view, by all users.
+    compared: &'a AtomicUsize,
 }
 
 impl User<'_> {
@@ -52,12 +55,16 @@ impl User<'_> {
             return None;
         }
         let run = Run::finish(child, format!("{args:?}"));
-        // Another user killed it.
-        run.code?;
+        if run.code.is_none() {
+            // Another user killed it.
+            assert_eq!(run.signal, Some(libc::SIGKILL), "{run:#?}");
+            return None;
+        }
         if run.code != Some(0) {
             // Refused, because another user was faster; never for another reason.
             let reasons = [
-                "No such ",
+                "No such image: ",
+                "No such container: ",
                 "is using its referenced image",
                 "mounted",
                 "is busy",
@@ -75,7 +82,10 @@ impl User<'_> {
 
     fn container(&mut self) -> Option<String> {
         let listed = self.store.run(&["ps", "-a", "--format", "json"]);
-        listed.code?;
+        if listed.code.is_none() {
+            assert_eq!(listed.signal, Some(libc::SIGKILL), "{listed:#?}");
+            return None;
+        }
         let rows = json_lines(&listed.ok());
         let at = self.below(rows.len().max(1));
         rows.get(at).map(|row| text(row, "ID"))
@@ -94,13 +104,20 @@ impl User<'_> {
                 let Some(run) = self.run(&["mount", &id]) else {
                     return;
                 };
+                if run.code != Some(0) {
+                    return;
+                }
                 // Another user may unmount it or kill its server at any time; but what is read is
                 // right.
-                if let ("", Ok(blob)) = (
-                    &*run.stderr,
-                    fs::read(format!("{}/base/blob", run.stdout.trim_end())),
-                ) {
-                    assert!(blob == noise(30, 300_000), "the contents of {id}");
+                match fs::read(format!("{}/base/blob", run.stdout.trim_end())) {
+                    Ok(blob) => {
+                        assert!(blob == noise(30, 300_000), "the contents of {id}");
+                        self.compared.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Err(e) => assert!(
+                        matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTCONN)),
+                        "{id}: {e}"
+                    ),
                 }
             }
             8 => {
@@ -134,15 +151,17 @@ pub fn nothing_is_damaged_or_left_over() {
             file.to_str().unwrap().to_owned()
         })
         .collect();
+    let compared = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for user in 1..=USERS {
-            let (store, archives) = (&store, &archives[..]);
+            let (store, archives, compared) = (&store, &archives[..], &compared);
             scope.spawn(move || {
                 let random = (user + seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
                 let mut user = User {
                     store,
                     archives,
                     random,
+                    compared,
                 };
                 for _ in 0..STEPS {
                     user.step();
@@ -150,6 +169,7 @@ pub fn nothing_is_damaged_or_left_over() {
             });
         }
     });
+    assert_ne!(compared.into_inner(), 0, "nothing was read in any view");
     // All users go home. A server whose `mount` was killed may still be on its way.
     wait_until("all servers end", || {
         for row in store.json(&["ps"]) {

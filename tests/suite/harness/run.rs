@@ -1,6 +1,7 @@
 //! Runs a program to its end and keeps what it said.
 
 use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -15,6 +16,8 @@ pub struct Run {
     pub command: String,
     /// Exit code; `None` when a signal ended it.
     pub code: Option<i32>,
+    /// The signal that ended it, if one did.
+    pub signal: Option<i32>,
     /// All of its standard output.
     pub stdout: String,
     /// All of its standard error.
@@ -60,6 +63,7 @@ impl Run {
         let run = Run {
             command: name,
             code: status.code(),
+            signal: status.signal(),
             stdout: String::from_utf8_lossy(&stdout).into_owned(),
             stderr: String::from_utf8_lossy(&stderr).into_owned(),
         };
