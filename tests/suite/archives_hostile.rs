@@ -1,7 +1,9 @@
 //! Archives that lie. Each is refused with one line that names the culprit. Needs: root.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::process::Command;
 
 use layerctl::archive::write::{DockerArchive, ImageSpec, Layer as Tar, LayerBuilder, Meta};
 use layerctl::archive::{Archive, Input};
@@ -10,6 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::archives_support::{f, images, never, open, scratch, some_layer};
+use crate::harness::{self, Image, Layer, Run, Store, noise};
 
 /// Every case of this file. Each needs root and a disk file system.
 pub const CASES: &[(&str, fn())] = &[
@@ -28,6 +31,10 @@ pub const CASES: &[(&str, fn())] = &[
     (
         "archives_hostile::memory_stays_bounded",
         memory_stays_bounded,
+    ),
+    (
+        "archives_hostile::the_largest_window_fits",
+        the_largest_window_fits,
     ),
 ];
 
@@ -504,8 +511,30 @@ pub fn outer_tars() {
     );
 }
 
-/// Bombs of counts, names and JSON: refused, and the process stays small.
+/// What a `load` may take of memory: 100 MB.
+const MEMORY: u64 = 100_000_000;
+
+/// `load` of this archive by a process that gets no more memory than that: where it asks for more it
+/// is aborted. (The limit is on what can be written to, stacks included; files that are mapped do
+/// not count. The peak that wait4(2) reports would begin with that of the test's own process.)
+fn load_in_bounds(store: &Store, bytes: &[u8]) -> Run {
+    let file = store.beside("evil.tar");
+    fs::write(&file, bytes).unwrap();
+    let load = store.command(&["load", "-i", file.to_str().unwrap()]);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -d \"$1\"; shift; exec \"$@\"", "sh"]);
+    limited.arg((MEMORY / 1024).to_string());
+    limited.arg(load.get_program()).args(load.get_args());
+    Run::of(&mut limited)
+}
+
+/// Bombs of counts, names, JSON and zeros: refused, and the process stays small.
 pub fn memory_stays_bounded() {
+    let store = Store::new();
+    let refused = |what: &str, bytes: &[u8], parts: &[&str]| {
+        refused(what, bytes, parts);
+        load_in_bounds(&store, bytes).refused_saying(parts);
+    };
     let mut t = LayerBuilder::default();
     for n in 0..70_000 {
         t.file(n.to_string(), &f(), b"").unwrap();
@@ -536,4 +565,38 @@ pub fn memory_stays_bounded() {
     let manifest = br#"[{"Config":"c"}]"#;
     let bytes = outer(&[("manifest.json", manifest), ("c", config.as_bytes())]);
     refused("env", &bytes, &["c: ", "more than 16384"]);
+    // Hundreds of megabytes that compress to next to nothing, where a document is expected.
+    let mut zeros = tar::Builder::new(zstd::Encoder::new(Vec::new(), 1).unwrap());
+    let mut header = tar::Header::new_gnu();
+    header.set_path("manifest.json").unwrap();
+    header.set_size(300 << 20);
+    header.set_cksum();
+    zeros
+        .append(&header, std::io::repeat(b' ').take(300 << 20))
+        .unwrap();
+    let zeros = zeros.into_inner().unwrap().finish().unwrap();
+    refused("blanks", &zeros, &["manifest.json", "bytes of JSON"]);
+    store.check_no_layers();
+}
+
+/// What the limits allow is loaded in that memory too: a layer that needs a window of 64 MiB.
+pub fn the_largest_window_fits() {
+    let store = Store::new();
+    let contents = noise(1, 65 << 20);
+    let image = Image::new(&["wide:1"], vec![Layer::new().file("wide", contents)]);
+    let (mut archive, built) = harness::Archive::of(&image);
+    let name = format!("{}.tar", built.layer_dir(0));
+    let layer = archive
+        .members
+        .iter_mut()
+        .find(|(n, _)| *n == name)
+        .unwrap();
+    let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    encoder.window_log(26).unwrap();
+    encoder.long_distance_matching(true).unwrap();
+    encoder.write_all(&layer.1).unwrap();
+    layer.1 = encoder.finish().unwrap();
+    let run = load_in_bounds(&store, &archive.bytes());
+    run.expect(0, "Loaded image: wide:1\n", "");
+    store.check_at_rest();
 }

@@ -195,7 +195,6 @@ pub fn skopeo() {
         skopeo copy -q $from oci-archive:baretag.tar:3.19
         skopeo copy -q --dest-compress-format zstd $from oci:zstd:latest
         skopeo copy -q --dest-oci-accept-uncompressed-layers $from oci:plain:latest
-        skopeo copy -q --format v2s2 $from oci-archive:v2s2.tar:x/y:1 || rm -f v2s2.tar
         skopeo copy -q containers-storage:[overlay@$D/storage+$D/run]localhost/lower:1 oci:several:one/a:1
         skopeo copy -q $from oci:several:two/b:2"#,
         out.path(),

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -476,13 +477,26 @@ pub fn a_server_killed_under_open_files() {
     let sample = Sample::app(&store);
     store.ok(&["load", "-i", &sample.file]);
     let (container, view) = store.create_mounted("app:1");
-    let open = fs::File::open(view.join("srv/index")).unwrap();
+    let mut open = fs::File::open(view.join("srv/index")).unwrap();
     let dir = fs::File::open(view.join("srv")).unwrap();
     kill_hard(store.server());
+    let mut give_errors = || {
+        let read = open.read(&mut [0; 5]).unwrap_err();
+        assert_eq!(read.raw_os_error(), Some(libc::ENOTCONN), "{read}");
+        let listed = rustix::fs::Dir::read_from(&dir).and_then(|mut dir| match dir.read() {
+            Some(entry) => entry.map(drop),
+            None => Ok(()),
+        });
+        assert_eq!(listed, Err(rustix::io::Errno::NOTCONN));
+    };
+    give_errors();
     store.ok(&["images"]);
     assert!(!is_mounted(&view));
+    give_errors();
     let view = store.mount(&container);
     check_app(&view);
+    // The old handles do not come to life with the new view.
+    give_errors();
     drop((open, dir));
     check_app(&view);
     store.ok(&["umount", &container]);

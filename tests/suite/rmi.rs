@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::harness::store::is_mounted;
-use crate::harness::{Built, Store, process, text};
+use crate::harness::{Built, Store, text};
 use crate::samples::{all_deferred, all_deleted, app, check_app};
 
 /// Nothing of any image is left.
@@ -145,21 +145,8 @@ pub fn stopped_with_force() {
     }
 }
 
-/// A PATH on which no OCI runtime is found, so that `start` mounts the view.
-fn path_without_runtime(store: &Store) -> std::path::PathBuf {
-    let bin = store.new_dir("bin");
-    if let Some(helper) = process::on_path("fusermount3") {
-        std::os::unix::fs::symlink(helper, bin.join("fusermount3")).unwrap();
-    }
-    bin
-}
-
 pub fn stopped_container_starts_again_after_load() {
     let store = Store::new();
-    let bin = path_without_runtime(&store);
-    let start = |container: &str| {
-        crate::harness::Run::of(store.command(&["start", container]).env("PATH", &bin))
-    };
     let image = store.load(&app(&["app:1"]));
     let (container, view) = store.create_mounted("app:1");
     fs::write(view.join("own"), "written by the container").unwrap();
@@ -170,11 +157,13 @@ pub fn stopped_container_starts_again_after_load() {
     store
         .run(&["rmi", "-f", "app:1"])
         .expect(0, &all_deleted(&image), "");
-    start(&container).expect(1, "", "Error: No such image: app:1\n");
+    store
+        .run(&["start", &container])
+        .expect(1, "", "Error: No such image: app:1\n");
     assert_eq!(store.container_state(&container), "exited");
 
     store.load(&app(&["app:1"]));
-    start(&container).ok();
+    store.ok(&["start", &container]);
     let row = store.container(&container);
     assert_eq!(
         (&row["ImagePresent"], text(&row, "State")),

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use layerctl::union::{Options, Union, mount};
@@ -264,6 +264,7 @@ fn default_acls_and_umask() {
         .args(["-d", "-m", "u:12:rwx,g::rx,o::-"])
         .arg(dirs.layer(0).join("acl")));
     sh("mkdir -m 2775 group; chgrp 77 group", &dirs.layer(0));
+    fs::set_permissions(dirs.temp.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let view = View::new(dirs);
     sh(
         "umask 077; cd acl; rm old; touch old new; mkdir dir; cd ..
@@ -288,7 +289,23 @@ fn default_acls_and_umask() {
         (group("group/file"), group("group/dir"), mode("group/dir")),
         (77, 77, 0o2700)
     );
-    // Kept by a copy-up, and enforced.
+    // Enforced: the one user that it names may write, another one may not even read.
+    let as_user = |uid: &str, script: &str| {
+        let mut shell = Command::new("setpriv");
+        shell.arg(format!("--reuid={uid}")).arg("--regid=65534");
+        shell.args(["--clear-groups", "sh", "-c", script]);
+        let done = shell
+            .current_dir(&view.mnt)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        done.unwrap().success()
+    };
+    assert!(as_user("12", "echo theirs >> acl/new && cat acl/new"));
+    assert!(!as_user("13", "cat acl/new"));
+    assert!(!as_user("13", "echo theirs >> acl/new"));
+    assert_eq!(fs::read(view.path("acl/new")).unwrap(), b"theirs\n");
+    // Kept by a copy-up.
     let old = get_xattr(&view.path("acl"), "system.posix_acl_default").unwrap();
     assert_eq!(
         get_xattr(&view.dirs.upper().join("acl"), "system.posix_acl_default"),
