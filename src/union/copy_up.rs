@@ -277,10 +277,13 @@ impl Union {
 }
 
 /// Does something in a directory that its times are not to show: a copy-up is no change that the
-/// user made. (A crash in between leaves them disturbed; nothing else depends on them.)
+/// user made. A crash in between leaves them disturbed, and so does a disk that cannot take them:
+/// nothing else depends on them, but what was done has been done.
 pub(super) fn keep_times<T>(dir: impl AsFd, act: impl FnOnce() -> Result<T>) -> Result<T> {
     let before = times_of(&rustix::fs::fstat(&dir)?);
     let done = act()?;
-    dirfd::set_times_fd(dir, &before)?;
+    if let Err(e) = dirfd::set_times_fd(dir, &before) {
+        tracing::warn!("a directory's times show a copy-up: {e}");
+    }
     Ok(done)
 }

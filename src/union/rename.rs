@@ -81,6 +81,8 @@ impl Union {
             if source_now.ino != source.ino || ino(&target_now) != ino(&target) {
                 continue;
             }
+            // Again: only now do all directories stay where they are.
+            self.check_rename(&source, target.as_ref(), &new_parent, &parent, how)?;
             return self.rename_locked(&parent, name, &new_parent, new_name, source, target, how);
         }
     }
@@ -319,7 +321,15 @@ impl Union {
                 )?)
             });
         work.discard(&temporary);
-        made
+        made?;
+        if let Some(node) = to.node {
+            // The directory under this name is another one now, and hides the layers' parts.
+            self.nodes.fds.forget(node.id);
+            if let super::node::Place::Dir(place) = &mut node.state.lock().place {
+                place.lowers = Arc::default();
+            }
+        }
+        Ok(())
     }
 
     fn move_leaving_whiteout(&self, upper: &Upper, from: &Place<'_>, to: &Place<'_>) -> Result<()> {
