@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use layerctl::union::{
     Error, Kind, Layers, NewEntry, Options, ROOT_INO, RenameHow, SetAttr, SetTime, Time, Union,
-    What, XattrSet,
+    What,
 };
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, XattrFlags};
 
 use super::union_support::{
     Case, Dirs, ROOT, get_xattr, opaque, open_dir, put, set_xattr, whiteout,
@@ -343,9 +343,7 @@ fn private_xattrs_are_hidden() {
         b"user.overlay.x",
         b"trusted.layerctl.origin",
     ] {
-        let set = view
-            .union
-            .setxattr(d, name, b"y", XattrSet::CreateOrReplace);
+        let set = view.union.setxattr(d, name, b"y", XattrFlags::empty());
         assert_eq!(set, Err(Error::Reserved));
         assert_eq!(view.union.getxattr(d, name), Err(Error::NoAttribute));
         assert_eq!(view.union.removexattr(d, name), Err(Error::NoAttribute));
@@ -353,11 +351,11 @@ fn private_xattrs_are_hidden() {
     assert_eq!(view.union.getxattr(f, b"user.seen").unwrap(), b"1");
     let link = view.make("link", 0o777, What::Symlink(b"file")).unwrap();
     view.union
-        .setxattr(link.attr.ino, b"trusted.x", b"1", XattrSet::Create)
+        .setxattr(link.attr.ino, b"trusted.x", b"1", XattrFlags::CREATE)
         .unwrap();
     let again = view
         .union
-        .setxattr(link.attr.ino, b"trusted.x", b"1", XattrSet::Create);
+        .setxattr(link.attr.ino, b"trusted.x", b"1", XattrFlags::CREATE);
     assert_eq!(again, Err(Error::Sys(rustix::io::Errno::EXIST)));
     assert_eq!(
         view.union.getxattr(f, b"trusted.x"),

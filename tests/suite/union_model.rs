@@ -443,7 +443,7 @@ impl Both {
                 }
                 let (path, value) = (self.model(p), content(value % 50));
                 super::union_support::set_xattr(&path, "user.test", &value);
-                let how = layerctl::union::XattrSet::CreateOrReplace;
+                let how = rustix::fs::XattrFlags::empty();
                 let set = view
                     .entry(p)
                     .and_then(|e| view.union.setxattr(e.attr.ino, b"user.test", &value, how));

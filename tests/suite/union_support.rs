@@ -198,10 +198,7 @@ impl View {
     }
 
     pub fn read_handle(&self, handle: u64) -> Result<Vec<u8>> {
-        let mut buffer = vec![0; 1 << 16];
-        let len = self.union.read(handle, 0, &mut buffer)?;
-        buffer.truncate(len);
-        Ok(buffer)
+        self.union.read(handle, 0, 1 << 16)
     }
 
     pub fn unlink(&self, path: &str) -> Result<()> {
