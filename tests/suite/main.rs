@@ -36,6 +36,7 @@ mod safeguards;
 mod samples;
 mod sharing;
 mod union;
+mod union_failures;
 mod union_model;
 mod union_mount;
 mod union_mounted;
@@ -144,6 +145,16 @@ fn cases() -> Vec<Case> {
             what_another_image_needs_stays, a_view_holds_the_shared_layer_for_an_image_long_gone,
             one_diff_in_two_chains, one_diff_twice_in_an_image,
             load_again_while_the_old_layers_are_held, generations,
+        }),
+        cases!(STORE => union_failures::{
+            a_copy_up_where_times_cannot_be_set, a_rename_that_fails_after_it_emptied_the_target,
+            a_hard_link_that_cannot_get_all_its_names, hard_links_below_a_directory_moved_again,
+            truncation_copies_no_data, truncation_at_open_clears_capabilities,
+            a_move_that_cannot_be_recorded, a_listing_is_taken_anew_from_the_beginning_only,
+            a_default_acl_of_the_work_directory,
+        }),
+        cases!(BESIDE_OVERLAY => union_failures::{
+            an_opaque_directory_on_the_way_of_a_redirect, random_stacks_beside_overlayfs,
         }),
         cases!(BESIDE_OVERLAY => view::{shows_what_overlayfs_shows, changes_as_overlayfs_changes}),
         cases!(VIEW => view::{

@@ -95,6 +95,53 @@ impl Overlay {
     }
 }
 
+/// The paths in a kernel overlayfs of these directories, sorted; `None` where it finds the layers
+/// broken.
+pub fn read_tree_with_overlayfs(dirs: &Dirs) -> Option<Vec<String>> {
+    fn walk(root: &Path, dir: &Path, found: &mut Vec<String>) -> std::io::Result<()> {
+        for entry in fs::read_dir(dir)? {
+            let path = entry?.path();
+            match path.symlink_metadata() {
+                Ok(meta) if meta.is_dir() => walk(root, &path, found)?,
+                Ok(_) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(e),
+            }
+            let path = path.strip_prefix(root).unwrap();
+            found.push(path.to_str().unwrap().to_owned());
+        }
+        Ok(())
+    }
+    let overlay = Overlay::new(dirs, "upper", "ovl-work");
+    let mut found = Vec::new();
+    walk(&overlay.0, &overlay.0, &mut found).ok()?;
+    found.sort();
+    Some(found)
+}
+
+/// A file system in memory of that size, gone with this.
+pub struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    pub fn new(at: &Path, size: &str) -> Tmpfs {
+        let options = format!("size={size}");
+        run(Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(at));
+        Tmpfs(at.to_owned())
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        unmount(&self.0, true);
+    }
+}
+
 impl Drop for Overlay {
     fn drop(&mut self) {
         unmount(&self.0, true);
