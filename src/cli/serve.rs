@@ -228,8 +228,8 @@ fn begin(cx: &mut Context, container: &Container, service: &Service) -> Result<P
                     }
                 }
             }
-            view::begin(tx, container, &service.mountpoint, &rows)?;
-            Ok(tx.view(&container.id)?)
+            let view = view::begin(tx, container, &service.mountpoint, &rows)?;
+            Ok(Some(view))
         })?;
         if let Some(view) = view {
             return Ok(Pins { stack, pins, view });
@@ -272,12 +272,12 @@ fn mount_pinned(
         threads: std::thread::available_parallelism().map_or(2, usize::from),
     };
     let mounted = mount(union, &service.mountpoint, &options).map_err(at(service, "mount"))?;
-    let (store, id) = (cx.store.clone(), container.id.clone());
+    let (store, view) = (cx.store.clone(), pins.view.clone());
     // Detached, not killed: those who still have files open keep them.
     on_interrupt(move || {
-        detach(&store, &id);
-        let noted =
-            Db::open(&store.database()).and_then(|mut db| db.write(|tx| tx.set_view_detached(&id)));
+        detach(&store, &view.container);
+        let noted = Db::open(&store.database())
+            .and_then(|mut db| db.write(|tx| tx.set_view_detached(&view)));
         if let Err(e) = noted {
             error!("{e}");
         }

@@ -26,7 +26,7 @@ pub fn mount_source(store: &Store, container: &ContainerId) -> String {
     format!("layerctl:{}@{}", container.short(), store.identity())
 }
 
-/// Write down that this process serves a container's view.
+/// Write down that this process serves a container's view. Gives what is on record now.
 ///
 /// To be called in the transaction that has found `layers`, the rows of the image's layers, to be
 /// those that are pinned.
@@ -35,18 +35,16 @@ pub fn begin(
     container: &Container,
     mountpoint: &Path,
     layers: &[i64],
-) -> Result<(), LifecycleError> {
+) -> Result<View, LifecycleError> {
     if !tx.has_container(&container.id)? {
         return Err(LifecycleError::NoSuchContainer(container.name.clone()));
     }
-    let pid = std::process::id();
-    tx.insert_view(&NewView {
+    Ok(tx.insert_view(&NewView {
         container: &container.id,
-        pid,
+        pid: std::process::id().cast_signed(),
         mountpoint,
         pins: layers,
-    })?;
-    Ok(())
+    })?)
 }
 
 /// Write down that a view has ended. False if another process has done so.

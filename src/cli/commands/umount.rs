@@ -101,7 +101,7 @@ pub fn end_view(cx: &mut Context, view: &View, lazy: bool) -> Result<Ended, Comm
         }
     }
     if lazy {
-        cx.db.write(|tx| tx.set_view_detached(&view.container))?;
+        cx.db.write(|tx| tx.set_view_detached(view))?;
     }
     if let Some(server) = server {
         wait_for_end(cx, view, &server, if lazy { GRACE } else { PATIENCE })?;
@@ -120,7 +120,7 @@ fn wait_for_end(
     let end = Instant::now() + patience;
     while !server.wait(Some(Duration::from_millis(10)))? {
         let on_record = cx.db.read(|tx| tx.view(&view.container))?;
-        if on_record.as_ref().is_none_or(|now| now.pid != view.pid) {
+        if on_record.is_none_or(|now| !now.is_same(view)) {
             server.wait(None)?;
         } else if Instant::now() > end && patience == GRACE {
             break;
