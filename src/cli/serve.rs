@@ -268,8 +268,7 @@ fn mount_pinned(
     let options = MountOptions {
         fs_name: mount_source(&cx.store, &container.id),
         read_only: service.read_only,
-        allow_other: nix::unistd::geteuid().is_root(),
-        threads: std::thread::available_parallelism().map_or(2, usize::from),
+        ..MountOptions::default()
     };
     let mounted = mount(union, &service.mountpoint, &options).map_err(at(service, "mount"))?;
     let (store, view) = (cx.store.clone(), pins.view.clone());
