@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use super::lock::ServerLock;
-use crate::db::{Container, Db, DbError, Tx};
+use crate::db::{Container, Db, DbError, Tx, View};
 use crate::model::reference::with_default_tag;
 use crate::model::{ContainerId, ImageId, name};
 use crate::store::remove_tree::remove_tree;
@@ -177,6 +177,36 @@ pub fn remove(db: &mut Db, store: &Store, container: &Container) -> Result<(), L
     remove_tree(directory.path())?;
     drop(lock);
     Ok(())
+}
+
+/// Remove a container by force whose view was detached: the row now, the files when the view ends,
+/// for its server then finds no row.
+pub fn abandon(
+    db: &mut Db,
+    store: &Store,
+    container: &Container,
+    view: &View,
+) -> Result<(), LifecycleError> {
+    let has_ended = db.write(|tx| -> Result<bool, LifecycleError> {
+        tx.delete_container(&container.id)?;
+        match tx.view(&container.id)? {
+            // Mounted anew meanwhile: that view is not detached.
+            Some(now) if !now.is_same(view) => Err(LifecycleError::Active(container.name.clone())),
+            now => Ok(now.is_none()),
+        }
+    })?;
+    if !has_ended {
+        return Ok(());
+    }
+    let directory = store.container(&container.id);
+    match ServerLock::acquire(directory.path()) {
+        // Its server found the row still, and has left the files to their container.
+        Ok(Some(_lock)) => Ok(remove_tree(directory.path())?),
+        // It found none, and is removing them.
+        Ok(None) => Ok(()),
+        Err(e) if e.is_not_found() => Ok(()),
+        Err(e) => Err(e.into()),
+    }
 }
 
 fn random<const N: usize>() -> Result<[u8; N], StoreError> {

@@ -136,6 +136,7 @@ fn cases() -> Vec<Case> {
         }),
         cases!(VIEW => handles::{
             writes_after_lazy_umount_are_kept, a_busy_view_names_its_users,
+            a_view_that_ends_while_its_container_is_removed,
             one_upper_directory_has_one_server,
         }),
         cases!(STORE_ON_DISK => sharing::{a_shared_layer_is_stored_once}),
