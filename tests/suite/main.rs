@@ -27,6 +27,7 @@ mod handles;
 mod harness;
 mod listing;
 mod load;
+mod namespaces;
 mod places;
 mod power;
 mod random;
@@ -64,6 +65,7 @@ const BESIDE_OVERLAY: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Over
 const STRACE: &[Need] = &[Need::Disk, Need::Root, Need::Tool("strace")];
 const STRACE_VIEW: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Tool("strace")];
 const UNSHARE: &[Need] = &[Need::Disk, Need::Root, Need::Tool("unshare")];
+const UNSHARE_VIEW: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Tool("unshare")];
 const UNION_MOUNT: &[Need] = &[
     Need::Disk,
     Need::Root,
@@ -195,6 +197,10 @@ fn cases() -> Vec<Case> {
         cases!(VIEW_ON_DISK => full_disk::{a_load_that_does_not_fit, full_to_the_last_byte}),
         cases!(UNSHARE => bad_input::{without_dev_fuse}),
         cases!(STORE => listing::{images, tags, inspect_and_history}),
+        cases!(UNSHARE_VIEW => namespaces::{
+            a_server_in_another_mount_namespace, a_server_in_another_pid_namespace,
+            commands_in_an_inner_pid_namespace,
+        }),
         cases!(VIEW => listing::{
             containers, layers_and_df, why, events, gc_says_what_it_left,
         }),
