@@ -196,7 +196,9 @@ fn cases() -> Vec<Case> {
         cases!(VIEW => bad_input::{mount_points_that_cannot_be}),
         cases!(VIEW_ON_DISK => full_disk::{a_load_that_does_not_fit, full_to_the_last_byte}),
         cases!(UNSHARE => bad_input::{without_dev_fuse}),
-        cases!(STORE => listing::{images, tags, inspect_and_history}),
+        cases!(STORE => listing::{
+            images, tags, inspect_and_history, inspect_of_an_ambiguous_prefix,
+        }),
         cases!(UNSHARE_VIEW => namespaces::{
             a_server_in_another_mount_namespace, a_server_in_another_pid_namespace,
             commands_in_an_inner_pid_namespace,
