@@ -71,7 +71,6 @@ pub fn arguments(service: &Service) -> Vec<OsString> {
 pub fn run(args: Args, root: Option<&Path>) -> Result<(), CommandError> {
     // A session of its own: the view outlives the terminal from which it was mounted.
     nix::unistd::setsid()?;
-    log_to_stderr();
     let service = Service {
         container: args.container.parse()?,
         mountpoint: args.mountpoint,
@@ -103,14 +102,6 @@ fn tell(text: &str) {
     if let Err(e) = writeln!(out, "{text}").and_then(|()| out.flush()) {
         info!("nobody waits for this server: {e}");
     }
-}
-
-fn log_to_stderr() {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_target(false)
-        .init();
 }
 
 /// Serve a view until it is unmounted and the last handle is closed. `ready` is called when it can

@@ -5,9 +5,9 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 
-use crate::harness::store::is_mounted;
+use crate::harness::store::{is_mounted, names_in};
 use crate::harness::tree::{self, Entry};
 use crate::harness::{Built, Image, Layer, Run, Store, noise, text, wait_until};
 
@@ -339,6 +339,40 @@ pub fn in_the_foreground() {
         assert_eq!(store.container_state(&container), "exited");
     }
     store.check_at_rest();
+}
+
+/// In the foreground there is no other log than standard error: it says there what it could not do.
+pub fn in_the_foreground_everything_is_told() {
+    let store = Store::new();
+    store.load(&everything());
+    let container = store.create("all:1");
+    let mut mount = store.command(&["mount", "--foreground", &container]);
+    let mount = mount.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = mount.spawn().unwrap();
+    wait_until("the view is mounted", || {
+        store.container_state(&container) == "mounted"
+    });
+    store.ok(&["rmi", "-f", "all:1"]);
+    // Something is mounted in a marked layer: that is not deleted.
+    let foreign = store.new_dir("foreign");
+    let layer = names_in(&store.root().join("marked")).remove(0);
+    let inside = store.root().join("marked").join(layer).join("tree/inside");
+    fs::create_dir(&inside).unwrap();
+    mount_bind(&foreign, &inside).unwrap();
+    store.ok(&["umount", &container]);
+    let run = Run::finish(child, "mount --foreground".to_owned());
+    unmount(&inside, UnmountFlags::empty()).unwrap();
+    assert_eq!(run.code, Some(0), "{run:#?}");
+    for told in [
+        "mounted at",
+        "unmounted",
+        "ERROR cannot reclaim",
+        "reclaimed sha256:",
+    ] {
+        assert!(run.stderr.contains(told), "{told:?} in {run:#?}");
+    }
+    store.ok(&["gc"]);
+    store.check_no_layers();
 }
 
 /// `mount` hands nothing of the caller to the server: neither its pipes nor its directory.
