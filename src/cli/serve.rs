@@ -126,28 +126,38 @@ pub fn serve(
         Err(error) => {
             // Its pins may have kept a removal from reclaiming what it had marked.
             drop(lock);
-            let marked = cx.db.read(|tx| tx.marked_layers())?;
-            reclaim_marked(cx, marked.into_iter().map(|layer| layer.id))?;
-            return Err(error);
+            return first_of(Err(error), reclaim_all_marked(cx));
         }
     };
     let mounted = match mount_pinned(cx, &container, service, &directory, &pins) {
         Ok(mounted) => mounted,
         Err(error) => {
             detach(&cx.store, &service.container);
-            view::cancel(&mut cx.db, &pins.view)?;
-            release(cx, pins, lock)?;
-            return Err(error);
+            let cancelled = view::cancel(&mut cx.db, &pins.view).map_err(CommandError::from);
+            return first_of(Err(error), cancelled.and_then(|()| release(cx, pins, lock)));
         }
     };
     info!("mounted at {}", service.mountpoint.display());
     let result = ready(cx).and_then(|()| mounted.serve().map_err(at(service, "serve the view")));
     // An interrupted or aborted view leaves its mount point behind.
     detach(&cx.store, &service.container);
-    view::end(&mut cx.db, &pins.view, 0)?;
-    info!("unmounted");
-    release(cx, pins, lock)?;
-    result
+    let ended = view::end(&mut cx.db, &pins.view, i32::from(result.is_err()));
+    let released = ended.map_err(CommandError::from).and_then(|_| {
+        info!("unmounted");
+        release(cx, pins, lock)
+    });
+    first_of(result, released)
+}
+
+/// What went wrong first is what the user is told; what then goes wrong in cleaning up is logged.
+fn first_of(
+    result: Result<(), CommandError>,
+    cleaned_up: Result<(), CommandError>,
+) -> Result<(), CommandError> {
+    if let (Err(_), Err(CommandError::Message(text))) = (&result, &cleaned_up) {
+        error!("{text}");
+    }
+    result.and(cleaned_up)
 }
 
 fn container(cx: &mut Context, id: &ContainerId) -> Result<Container, CommandError> {
@@ -294,6 +304,12 @@ fn release(cx: &mut Context, pins: Pins, lock: ServerLock) -> Result<(), Command
     reclaim_marked(cx, pins.view.pins)
 }
 
+/// Reclaim the marked layers that nothing holds.
+fn reclaim_all_marked(cx: &mut Context) -> Result<(), CommandError> {
+    let marked = cx.db.read(|tx| tx.marked_layers())?;
+    reclaim_marked(cx, marked.into_iter().map(|layer| layer.id))
+}
+
 /// Reclaim those of these layers that are marked and that nothing holds.
 fn reclaim_marked(
     cx: &mut Context,
@@ -313,4 +329,22 @@ fn reclaim_marked(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_is_told_and_not_its_consequence() {
+        let fail = |text| Err(CommandError::new(text));
+        let told = |result, cleaned_up| match first_of(result, cleaned_up) {
+            Err(CommandError::Message(text)) => text,
+            other => format!("{other:?}"),
+        };
+        assert_eq!(told(fail("cause"), fail("consequence")), "cause");
+        assert_eq!(told(fail("cause"), Ok(())), "cause");
+        assert_eq!(told(Ok(()), fail("clean-up")), "clean-up");
+        assert_eq!(told(Ok(()), Ok(())), "Ok(())");
+    }
 }

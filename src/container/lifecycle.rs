@@ -123,7 +123,10 @@ pub fn create(
         Ok(directory.create(root_of(tx, store, new.image)?.as_deref())?)
     });
     if let Err(error) = made {
-        remove_tree(directory.path())?;
+        if let Err(e) = remove_tree(directory.path()) {
+            // It stays as an orphan, which `df` shows and `gc` removes.
+            tracing::warn!("{e}");
+        }
         return Err(error);
     }
     Ok(id)
@@ -215,4 +218,27 @@ fn random<const N: usize>() -> Result<[u8; N], StoreError> {
     let mut file = std::fs::File::open(path).map_err(StoreError::at("open", path))?;
     io::Read::read_exact(&mut file, &mut bytes).map_err(StoreError::at("read", path))?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clean_up_that_fails_does_not_hide_why_it_was_needed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let mut db = Db::open(&store.database()).unwrap();
+        // Neither made nor removed in a file.
+        std::fs::write(store.root().join("containers"), "").unwrap();
+        let image = ImageId::of(b"image");
+        let new = NewContainer {
+            name: None,
+            image: &image,
+            reference: "app:1",
+            command: Vec::new(),
+        };
+        let error = create(&mut db, &store, &new).unwrap_err();
+        assert_eq!(error.to_string(), "No such image: app:1");
+    }
 }

@@ -153,7 +153,7 @@ fn cases() -> Vec<Case> {
             containers_do_not_see_each_other, hard_links_survive_copy_up,
             a_read_only_view_refuses_writes, mounts_where_it_is_told,
             the_server_keeps_nothing_of_the_caller, in_the_foreground,
-            in_the_foreground_everything_is_told,
+            in_the_foreground_everything_is_told, a_view_that_fails_exits_with_1,
         }),
         cases!(STRACE => crash::{killed_removals, marking_killed_twice}),
         cases!(STRACE_VIEW => crash::{

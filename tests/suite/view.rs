@@ -1,6 +1,6 @@
 //! The view of a container beside a kernel overlayfs of the same layers.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -373,6 +373,24 @@ pub fn in_the_foreground_everything_is_told() {
     }
     store.ok(&["gc"]);
     store.check_no_layers();
+}
+
+/// A view that could not be served does not end as if all had been well.
+pub fn a_view_that_fails_exits_with_1() {
+    let store = Store::new();
+    store.load(&everything());
+    let container = store.create("all:1");
+    // What it has to say when the view is ready cannot be said.
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let mut mount = store.command(&["mount", "--foreground", &container]);
+    let child = mount.stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("Error: cannot write the output"), "{said}");
+    let status = text(&store.container(&container), "Status");
+    assert!(status.starts_with("Exited (1)"), "{status}");
+    store.check_at_rest();
 }
 
 /// `mount` hands nothing of the caller to the server: neither its pipes nor its directory.
