@@ -27,6 +27,7 @@ mod handles;
 mod harness;
 mod listing;
 mod load;
+mod namespaces;
 mod places;
 mod power;
 mod random;
@@ -65,6 +66,7 @@ const BESIDE_OVERLAY: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Over
 const STRACE: &[Need] = &[Need::Disk, Need::Root, Need::Tool("strace")];
 const STRACE_VIEW: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Tool("strace")];
 const UNSHARE: &[Need] = &[Need::Disk, Need::Root, Need::Tool("unshare")];
+const UNSHARE_VIEW: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Tool("unshare")];
 const UNION_MOUNT: &[Need] = &[
     Need::Disk,
     Need::Root,
@@ -137,6 +139,7 @@ fn cases() -> Vec<Case> {
         }),
         cases!(VIEW => handles::{
             writes_after_lazy_umount_are_kept, a_busy_view_names_its_users,
+            a_view_that_ends_while_its_container_is_removed,
             one_upper_directory_has_one_server,
         }),
         cases!(STORE_ON_DISK => sharing::{a_shared_layer_is_stored_once}),
@@ -161,6 +164,7 @@ fn cases() -> Vec<Case> {
             containers_do_not_see_each_other, hard_links_survive_copy_up,
             a_read_only_view_refuses_writes, mounts_where_it_is_told,
             the_server_keeps_nothing_of_the_caller, in_the_foreground,
+            in_the_foreground_everything_is_told, a_view_that_fails_exits_with_1,
         }),
         cases!(STRACE => crash::{killed_removals, marking_killed_twice}),
         cases!(STRACE_VIEW => crash::{
@@ -204,7 +208,13 @@ fn cases() -> Vec<Case> {
         cases!(VIEW => bad_input::{mount_points_that_cannot_be}),
         cases!(VIEW_ON_DISK => full_disk::{a_load_that_does_not_fit, full_to_the_last_byte}),
         cases!(UNSHARE => bad_input::{without_dev_fuse}),
-        cases!(STORE => listing::{images, tags, inspect_and_history}),
+        cases!(STORE => listing::{
+            images, tags, inspect_and_history, inspect_of_an_ambiguous_prefix,
+        }),
+        cases!(UNSHARE_VIEW => namespaces::{
+            a_server_in_another_mount_namespace, a_server_in_another_pid_namespace,
+            commands_in_an_inner_pid_namespace,
+        }),
         cases!(VIEW => listing::{
             containers, layers_and_df, why, events, events_of_a_tag_that_moves, gc_says_what_it_left,
         }),

@@ -1,13 +1,13 @@
 //! The view of a container beside a kernel overlayfs of the same layers.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 
-use crate::harness::store::is_mounted;
+use crate::harness::store::{is_mounted, names_in};
 use crate::harness::tree::{self, Entry};
 use crate::harness::{Built, Image, Layer, Run, Store, noise, text, wait_until};
 
@@ -338,6 +338,58 @@ pub fn in_the_foreground() {
         assert!(!is_mounted(view.as_ref()));
         assert_eq!(store.container_state(&container), "exited");
     }
+    store.check_at_rest();
+}
+
+/// In the foreground there is no other log than standard error: it says there what it could not do.
+pub fn in_the_foreground_everything_is_told() {
+    let store = Store::new();
+    store.load(&everything());
+    let container = store.create("all:1");
+    let mut mount = store.command(&["mount", "--foreground", &container]);
+    let mount = mount.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = mount.spawn().unwrap();
+    wait_until("the view is mounted", || {
+        store.container_state(&container) == "mounted"
+    });
+    store.ok(&["rmi", "-f", "all:1"]);
+    // Something is mounted in a marked layer: that is not deleted.
+    let foreign = store.new_dir("foreign");
+    let layer = names_in(&store.root().join("marked")).remove(0);
+    let inside = store.root().join("marked").join(layer).join("tree/inside");
+    fs::create_dir(&inside).unwrap();
+    mount_bind(&foreign, &inside).unwrap();
+    store.ok(&["umount", &container]);
+    let run = Run::finish(child, "mount --foreground".to_owned());
+    unmount(&inside, UnmountFlags::empty()).unwrap();
+    assert_eq!(run.code, Some(0), "{run:#?}");
+    for told in [
+        "mounted at",
+        "unmounted",
+        "ERROR cannot reclaim",
+        "reclaimed sha256:",
+    ] {
+        assert!(run.stderr.contains(told), "{told:?} in {run:#?}");
+    }
+    store.ok(&["gc"]);
+    store.check_no_layers();
+}
+
+/// A view that could not be served does not end as if all had been well.
+pub fn a_view_that_fails_exits_with_1() {
+    let store = Store::new();
+    store.load(&everything());
+    let container = store.create("all:1");
+    // What it has to say when the view is ready cannot be said.
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let mut mount = store.command(&["mount", "--foreground", &container]);
+    let child = mount.stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("Error: cannot write the output"), "{said}");
+    let status = text(&store.container(&container), "Status");
+    assert!(status.starts_with("Exited (1)"), "{status}");
     store.check_at_rest();
 }
 
