@@ -16,6 +16,7 @@ const MIGRATIONS: [&str; 1] = [V1];
 const V1: &str = "
 CREATE TABLE images (
     id      TEXT PRIMARY KEY,           -- digest of the config, which is in images/<hex>/config
+    created TEXT NOT NULL,              -- as its config has it (RFC 3339), or empty
     loaded  TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 

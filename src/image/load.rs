@@ -203,6 +203,7 @@ fn publish(
                 .collect();
             tx.insert_image(&NewImage {
                 id: &image.id,
+                created: &image.parsed.created,
                 layers: &layers,
             })?;
         }

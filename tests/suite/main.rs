@@ -193,7 +193,7 @@ fn cases() -> Vec<Case> {
         cases!(VIEW => bad_input::{mount_points_that_cannot_be}),
         cases!(VIEW_ON_DISK => full_disk::{a_load_that_does_not_fit, full_to_the_last_byte}),
         cases!(UNSHARE => bad_input::{without_dev_fuse}),
-        cases!(STORE => listing::{images, tags, inspect_and_history}),
+        cases!(STORE => listing::{images, images_without_a_config, tags, inspect_and_history}),
         cases!(VIEW => listing::{
             containers, layers_and_df, why, events, gc_says_what_it_left,
         }),
