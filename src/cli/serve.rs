@@ -24,6 +24,7 @@ use crate::model::{ContainerId, DiffId, Phase};
 use crate::reclaim::execute::{Outcome, reclaim};
 use crate::reclaim::pins::Pin;
 use crate::store::layout::{ContainerDir, open_directory};
+use crate::store::lock::Attempt;
 use crate::store::{Store, StoreError};
 use crate::sys::reason;
 use crate::union::{Layers, MountOptions, Mounted, Options, Union, mount};
@@ -122,11 +123,19 @@ pub fn serve(
 ) -> Result<(), CommandError> {
     let container = container(cx, &service.container)?;
     let directory = cx.store.container(&container.id);
-    let Some(lock) = ServerLock::acquire(directory.path())? else {
-        let name = &container.name;
-        return Err(CommandError::new(format!(
-            "container {name} is being mounted or removed"
-        )));
+    let lock = match ServerLock::acquire(directory.path())? {
+        Attempt::Locked(lock) => lock,
+        Attempt::Busy => {
+            let name = &container.name;
+            return Err(CommandError::new(format!(
+                "container {name} is being mounted or removed"
+            )));
+        }
+        Attempt::Gone if cx.db.read(|tx| tx.has_container(&container.id))? => {
+            let gone = StoreError::at("open", directory.path())(rustix::io::Errno::NOENT);
+            return Err(gone.into());
+        }
+        Attempt::Gone => return Err(LifecycleError::NoSuchContainer(container.name).into()),
     };
     // Whoever has the lock knows that a view on record is a dead server's.
     view::bury_predecessor(&mut cx.db, &cx.store, &service.container)?;

@@ -9,6 +9,7 @@ use super::lock::ServerLock;
 use crate::db::{Container, Db, DbError, Tx};
 use crate::model::reference::with_default_tag;
 use crate::model::{ContainerId, ImageId, name};
+use crate::store::lock::Attempt;
 use crate::store::remove_tree::remove_tree;
 use crate::store::{Store, StoreError};
 use crate::sys::mounts::mounts;
@@ -160,14 +161,17 @@ pub fn remove(db: &mut Db, store: &Store, container: &Container) -> Result<(), L
             mountpoint,
         });
     }
-    let lock = match ServerLock::acquire(directory.path()) {
-        Ok(Some(lock)) => Some(lock),
-        Ok(None) => return Err(LifecycleError::Active(container.name.clone())),
-        // Nothing left but the row: a crash in an earlier removal cannot leave that, a hand can.
-        Err(e) if e.is_not_found() => None,
-        Err(e) => return Err(e.into()),
+    let lock = match ServerLock::acquire(directory.path())? {
+        Attempt::Locked(lock) => Some(lock),
+        Attempt::Busy => return Err(LifecycleError::Active(container.name.clone())),
+        // Removed meanwhile, row and all; or nothing is left but the row: a crash in an earlier
+        // removal cannot leave that, a hand can.
+        Attempt::Gone => None,
     };
     db.write(|tx| -> Result<(), LifecycleError> {
+        if !tx.has_container(&container.id)? {
+            return Err(LifecycleError::NoSuchContainer(container.name.clone()));
+        }
         if tx.view(&container.id)?.is_some() {
             return Err(LifecycleError::Active(container.name.clone()));
         }

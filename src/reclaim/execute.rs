@@ -7,11 +7,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::pins::{Attempt, Exclusive};
 use super::plan::{self, Listing};
 use crate::db::{Action, Db, DbError, Snapshot};
 use crate::model::{Layer, Phase};
 use crate::store::layout::names_in;
+use crate::store::lock::{self, Attempt};
 use crate::store::remove_tree::remove_tree;
 use crate::store::staging::remove_leftover;
 use crate::store::usage::measure;
@@ -46,7 +46,7 @@ pub enum Outcome {
 /// An entry that cannot be deleted; the layer stays `reclaiming`, and an event tells why.
 pub fn reclaim(db: &mut Db, store: &Store, layer: &Layer) -> Result<Outcome, ReclaimError> {
     let path = store.marked_layer(layer);
-    let lock = match Exclusive::try_acquire(&path)? {
+    let lock = match lock::try_exclusive(&path)? {
         Attempt::Locked(lock) => Some(lock),
         // Deleted, but the row was not: a crash between the two, or another process is about to.
         Attempt::Gone => None,
@@ -133,7 +133,7 @@ pub fn sweep_orphans(db: &mut Db, store: &Store) -> Result<Swept, ReclaimError> 
     let set_aside = db.write(|tx| -> Result<Vec<PathBuf>, ReclaimError> {
         let snapshot = Snapshot::of(tx)?;
         let mut orphans = plan::orphans(store, &snapshot, &list(store)?);
-        orphans.retain(|o| !matches!(Exclusive::try_acquire(o), Ok(Attempt::Busy)));
+        orphans.retain(|o| !matches!(lock::try_exclusive(o), Ok(Attempt::Busy)));
         let mut set_aside = Vec::new();
         for orphan in orphans {
             let aside = aside_name(store, &orphan)?;

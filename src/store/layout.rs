@@ -15,7 +15,7 @@
 //! database open, for the renames between `staging/`, `layers/` and `marked/` are serialized by
 //! SQLite's write lock. Whatever no row explains is an orphan.
 //!
-//! Locks: a `flock` on `layers/<hex>` or `marked/…` is a pin (`reclaim::pins`), on a directory in
+//! Locks (`store::lock`): a `flock` on `layers/<hex>` or `marked/…` is a pin (`reclaim::pins`), on a directory in
 //! `staging/` that of the process that fills it, on `containers/<hex>` that of its view's server.
 
 use std::ffi::OsString;

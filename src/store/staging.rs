@@ -13,16 +13,16 @@
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
-use super::layout::{Store, names_in, open_directory, read_if_there, sync_directory};
+use super::layout::{Store, names_in, read_if_there, sync_directory};
+use super::lock::{self, Attempt};
 use super::remove_tree::remove_tree;
 use super::usage::measure;
 use crate::model::DiffId;
@@ -111,27 +111,15 @@ impl Staged {
 
     /// Lock a directory, unless another process has it or it is gone.
     fn claim(path: PathBuf) -> Result<Option<Staged>, StoreError> {
-        let directory = match open_directory(&path) {
-            Ok(directory) => directory,
-            Err(e) if e.is_not_found() => return Ok(None),
-            Err(e) => return Err(e),
-        };
-        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-            Err(e) => return Err(StoreError::at("lock", &path)(e)),
-        }
-        // The lock was won, but perhaps on a directory that lost its name meanwhile.
-        match same_file(&directory, &path) {
-            Ok(true) => Ok(Some(Staged {
+        Ok(match lock::try_exclusive(&path)? {
+            Attempt::Locked(directory) => Some(Staged {
                 path,
                 directory,
                 sizes: None,
                 published: false,
-            })),
-            Ok(false) => Ok(None),
-            Err(e) => Err(StoreError::at("open", &path)(e)),
-        }
+            }),
+            Attempt::Busy | Attempt::Gone => None,
+        })
     }
 
     /// The directory that the layer is unpacked into.
@@ -251,15 +239,6 @@ fn is_for(name: &OsStr, diff: &DiffId) -> bool {
         .is_some_and(|rest| rest.starts_with(b"."))
 }
 
-fn same_file(open: &OwnedFd, path: &Path) -> io::Result<bool> {
-    let here = rustix::fs::fstat(open.as_fd())?;
-    match rustix::fs::lstat(path) {
-        Ok(there) => Ok((here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)),
-        Err(rustix::io::Errno::NOENT) => Ok(false),
-        Err(e) => Err(e.into()),
-    }
-}
-
 /// Delete a directory of `staging/`. First its claim to be complete, on the disk too: a crash in the
 /// middle must not leave that claim on what is left of the tree.
 fn discard(path: &Path) -> Result<(), StoreError> {
@@ -276,16 +255,7 @@ pub fn is_held(path: &Path) -> Result<bool, StoreError> {
     if !path.is_dir() {
         return Ok(false);
     }
-    let directory = match open_directory(path) {
-        Ok(directory) => directory,
-        Err(e) if e.is_not_found() => return Ok(false),
-        Err(e) => return Err(e),
-    };
-    match flock(&directory, FlockOperation::NonBlockingLockShared) {
-        Ok(()) => Ok(false),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
-        Err(e) => Err(StoreError::at("lock", path)(e)),
-    }
+    Ok(matches!(lock::try_shared(path)?, Attempt::Busy))
 }
 
 /// Delete a leftover in `staging/`, unless a process fills it or another has deleted it meanwhile.

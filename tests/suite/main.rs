@@ -162,7 +162,7 @@ fn cases() -> Vec<Case> {
             a_server_killed_under_open_files,
         }),
         cases!(STORE => concurrency::{
-            first_commands_of_a_new_store, four_loads_of_one_archive, one_name_is_given_once, one_image_is_removed_once,
+            first_commands_of_a_new_store, four_loads_of_one_archive, one_name_is_given_once, one_image_is_removed_once, one_container_is_removed_once,
         }),
         cases!(VIEW => concurrency::{
             loads_against_removals, mounts_against_removals, ten_containers_come_and_go_together,
