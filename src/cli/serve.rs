@@ -326,7 +326,7 @@ fn reclaim_marked(
         };
         match reclaim(&mut cx.db, &cx.store, &layer) {
             Ok(Outcome::Reclaimed) => info!("reclaimed {} ({} bytes)", layer.chain, layer.bytes),
-            Ok(Outcome::Pinned | Outcome::Busy) => info!("{} is still in use", layer.chain),
+            Ok(Outcome::Pinned(_) | Outcome::Busy) => info!("{} is still in use", layer.chain),
             // It stays for gc, and `events` tells.
             Err(e) => error!("cannot reclaim {}: {e}", layer.chain),
         }

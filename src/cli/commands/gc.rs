@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::cli::context::Context;
 use crate::cli::error::{CommandError, complain};
+use crate::db::Holder;
 use crate::model::{Layer, human};
 use crate::reclaim::execute::{Outcome, reclaim, sweep_orphans};
 
@@ -25,7 +26,8 @@ pub fn run(_: Args, cx: &mut Context) -> Result<(), CommandError> {
                 let size = human::size(layer.bytes);
                 cx.line(format_args!("Reclaimed: {} ({size})", layer.chain))?;
             }
-            Ok(Outcome::Pinned | Outcome::Busy) => left(cx, &layer)?,
+            Ok(Outcome::Pinned(holders)) => left(cx, &layer, &views(&holders))?,
+            Ok(Outcome::Busy) => left(cx, &layer, "another process")?,
             Err(CommandError::Message(text)) => {
                 complain(&text);
                 failed = true;
@@ -68,18 +70,17 @@ fn reclaim_or_wait(cx: &mut Context, layer: &Layer) -> Result<Outcome, CommandEr
     }
 }
 
-fn left(cx: &mut Context, layer: &Layer) -> Result<(), CommandError> {
-    let snapshot = cx.snapshot()?;
-    let holders: Vec<String> = snapshot
-        .views
-        .iter()
-        .filter(|view| view.pins.contains(&layer.id))
-        .map(|view| format!("container {}, PID {}", view.container.short(), view.pid))
-        .collect();
+/// Say which layer stays, and who holds it.
+fn left(cx: &mut Context, layer: &Layer, holder: &str) -> Result<(), CommandError> {
     let size = human::size(layer.bytes);
     cx.line(format_args!(
-        "Left: {} ({size} held by {})",
-        layer.chain,
-        holders.join("; ")
+        "Left: {} ({size} held by {holder})",
+        layer.chain
     ))
+}
+
+/// `container 9b8a7c6d5e4f, PID 123; container …`.
+fn views(holders: &[Holder]) -> String {
+    let one = |h: &Holder| format!("container {}, PID {}", h.container.short(), h.pid);
+    holders.iter().map(one).collect::<Vec<_>>().join("; ")
 }

@@ -51,7 +51,7 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
                 cx.line(format_args!("deleted: {}", layer.chain))?;
                 reclaimed += layer.bytes;
             }
-            Ok(Outcome::Pinned | Outcome::Busy) => {}
+            Ok(Outcome::Pinned(_) | Outcome::Busy) => {}
             Err(e) => {
                 complain(&e);
                 failed = true;

@@ -137,10 +137,10 @@ fn reclaim_planned(cx: &mut Context, planned: &PlannedLayer) -> Result<Fate, Com
                 std::thread::sleep(Duration::from_millis(5));
             }
             Outcome::Busy => return Ok(Fate::Busy),
-            Outcome::Pinned => {
-                let snapshot = cx.snapshot()?;
-                let holders = snapshot.pinned_by(&layer).into_iter().cloned().collect();
-                return Ok(Fate::Held(holders));
+            Outcome::Pinned(holders) => {
+                return Ok(Fate::Held(
+                    holders.into_iter().map(|h| h.container).collect(),
+                ));
             }
         }
     }
@@ -155,11 +155,11 @@ fn layer_line(
     let size = human::size(layer.bytes);
     match fate {
         Fate::Gone => cx.line(format_args!("Deleted: {chain}")),
-        Fate::Held(ids) if !ids.is_empty() => cx.line(format_args!(
+        Fate::Held(ids) => cx.line(format_args!(
             "Deferred: {chain} ({size} held by {})",
             containers(ids)
         )),
-        Fate::Held(_) | Fate::Busy => cx.line(format_args!(
+        Fate::Busy => cx.line(format_args!(
             "Deferred: {chain} ({size} held by another process)"
         )),
         Fate::Failed => Ok(()),
