@@ -210,7 +210,8 @@ fn begin(cx: &mut Context, container: &Container, service: &Service) -> Result<P
         let store = &cx.store;
         let view = cx.db.write(|tx| -> Result<Option<View>, CommandError> {
             // Names change in write transactions only, so what is looked at here stays so.
-            removal::settle(tx, store)?;
+            let unfollowed = removal::settle(tx, store)?;
+            removal::in_the_way(unfollowed, |diff| stack.contains(diff))?;
             if !tx.has_image(&container.image)? {
                 return Err(gone().into());
             }
@@ -318,7 +319,9 @@ fn reclaim_marked(
     cx: &mut Context,
     rows: impl IntoIterator<Item = i64>,
 ) -> Result<(), CommandError> {
-    removal::follow_up(&mut cx.db, &cx.store, &[])?;
+    for unfollowed in removal::follow_up(&mut cx.db, &cx.store, &[])? {
+        error!("{}", unfollowed.error);
+    }
     for row in rows {
         let layer = cx.db.read(|tx| tx.layer(row))?;
         let Some(layer) = layer.filter(|l| l.phase != Phase::Present) else {

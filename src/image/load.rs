@@ -181,7 +181,8 @@ fn publish(
         }
     }
     // What another process has marked but not yet renamed still has the name that is needed now.
-    removal::settle(tx, store)?;
+    let unfollowed = removal::settle(tx, store)?;
+    removal::in_the_way(unfollowed, |diff| staged.contains_key(diff))?;
     for (image, config) in images.iter().zip(configs) {
         let diffs: Vec<DiffId> = image.layers.iter().map(|l| l.diff_id.clone()).collect();
         let chains = ChainId::of_stack(&diffs);

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 
 use super::removal_plan::{Manner, Refusal, RemovalPlan, removal_plan};
 use crate::db::{Action, Db, DbError, Snapshot, Tx};
-use crate::model::{ChainId, ImageId, Layer, Phase};
+use crate::model::{ChainId, DiffId, ImageId, Layer, Phase};
 use crate::store::remove_tree::remove_tree;
 use crate::store::{Store, StoreError};
 
@@ -84,13 +84,9 @@ fn mark(tx: &Tx<'_>, row: i64, chain: &ChainId, bytes: u64) -> Result<(), DbErro
 }
 
 /// Mark the layers that no image names and of which `which` is true: what `rmi --no-prune` left, for
-/// `prune`. Gives their rows.
-pub fn mark_unused(
-    db: &mut Db,
-    store: &Store,
-    which: impl Fn(&Layer) -> bool,
-) -> Result<HashSet<i64>, RemovalError> {
-    let rows = db.write(|tx| -> Result<HashSet<i64>, DbError> {
+/// `prune`. Gives their rows. [`follow_up`] is due after it.
+pub fn mark_unused(db: &mut Db, which: impl Fn(&Layer) -> bool) -> Result<HashSet<i64>, DbError> {
+    db.write(|tx| {
         let snapshot = Snapshot::of(tx)?;
         let present = snapshot
             .layers
@@ -103,32 +99,81 @@ pub fn mark_unused(
             mark(tx, layer.id, &layer.chain, layer.bytes)?;
         }
         Ok(unused.iter().map(|l| l.id).collect())
-    })?;
-    follow_up(db, store, &[])?;
-    Ok(rows)
-}
-
-/// Let the tree follow what was decided: rename the layers that are marked, delete the files of
-/// the images that are gone.
-pub fn follow_up(db: &mut Db, store: &Store, images: &[ImageId]) -> Result<(), RemovalError> {
-    db.write(|tx| {
-        settle(tx, store)?;
-        for image in images {
-            // In the transaction: a load of the same image may have put new files there.
-            if !tx.has_image(image)? {
-                remove_tree(&store.image(image))?;
-            }
-        }
-        Ok(())
     })
 }
 
-/// Rename the layers whose marking is decided. Inside a write transaction, so that no process
-/// renames a layer that another has loaded under the same name meanwhile.
-pub fn settle(tx: &Tx<'_>, store: &Store) -> Result<(), RemovalError> {
+/// Where the tree could not follow a decision. It stays due: each command tries it again.
+#[derive(Debug)]
+pub struct Unfollowed {
+    /// The layer that still has its name in `layers/`; `None` for the files of an image.
+    pub layer: Option<Layer>,
+    /// Why.
+    pub error: StoreError,
+}
+
+/// Let the tree follow what was decided: rename the layers that are marked, delete the files of
+/// the images that are gone. What cannot be done keeps nothing else from being done, and is given.
+///
+/// # Errors
+/// Of the database, or of syncing what was renamed: then all of it is still due.
+pub fn follow_up(
+    db: &mut Db,
+    store: &Store,
+    images: &[ImageId],
+) -> Result<Vec<Unfollowed>, RemovalError> {
+    db.write(|tx| {
+        let mut failed = settle(tx, store)?;
+        for image in images {
+            // In the transaction: a load of the same image may have put new files there.
+            if !tx.has_image(image)?
+                && let Err(error) = remove_tree(&store.image(image))
+            {
+                failed.push(Unfollowed { layer: None, error });
+            }
+        }
+        Ok(failed)
+    })
+}
+
+/// Rename the layers whose marking is decided; gives those that keep their names because they cannot
+/// be renamed. Inside a write transaction, so that no process renames a layer that another has
+/// loaded under the same name meanwhile.
+///
+/// # Errors
+/// As [`follow_up`].
+pub fn settle(tx: &Tx<'_>, store: &Store) -> Result<Vec<Unfollowed>, RemovalError> {
+    let (mut moved, mut failed) = (Vec::new(), Vec::new());
     for layer in tx.layers_to_move()? {
-        store.move_to_marked(&layer)?;
-        tx.set_layer_moved(layer.id)?;
+        match store.move_to_marked(&layer) {
+            Ok(()) => moved.push(layer.id),
+            Err(error) => failed.push(Unfollowed {
+                layer: Some(layer),
+                error,
+            }),
+        }
     }
-    Ok(())
+    if !moved.is_empty() {
+        // Once for all of them, for others wait as long as this transaction is open; and before any
+        // row may say "marked": a power cut that takes the renames back must take the rows too.
+        store.sync_moves()?;
+    }
+    for row in moved {
+        tx.set_layer_moved(row)?;
+    }
+    Ok(failed)
+}
+
+/// Look whether any of these keeps the name of a layer that is needed now.
+///
+/// # Errors
+/// Why the first that does could not be renamed.
+pub fn in_the_way(
+    unfollowed: Vec<Unfollowed>,
+    is_needed: impl Fn(&DiffId) -> bool,
+) -> Result<(), StoreError> {
+    let mut errors = unfollowed.into_iter().filter_map(|u| {
+        let layer = u.layer?;
+        is_needed(&layer.diff).then_some(u.error)
+    });
+    errors.next().map_or(Ok(()), Err)
 }

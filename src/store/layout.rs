@@ -157,23 +157,33 @@ impl Store {
 
     /// Take a layer's name in `layers/` away, as its row says. Done already is well.
     ///
-    /// To be called inside a write transaction that has read the row.
+    /// To be called inside a write transaction that has read the row; [`Store::sync_moves`] is due
+    /// before a row says that it was done.
     pub fn move_to_marked(&self, layer: &Layer) -> Result<(), StoreError> {
         let (from, to) = (self.layer(&layer.diff), self.marked_layer(layer));
         match fs::rename(&from, &to) {
-            Ok(()) => {}
+            Ok(()) => Ok(()),
             // Done before, by a process that may have died before its syncs.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             // The rename was done, but not recorded; what has the name since, no row explains.
             Err(e)
                 if matches!(
                     e.kind(),
                     io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
-                ) => {}
-            Err(e) => return Err(StoreError::at("mark", &from)(e)),
+                ) =>
+            {
+                Ok(())
+            }
+            Err(e) => Err(StoreError::at("mark", &from)(e)),
         }
-        // Before the row may say "moved": after a power cut the name must not be back in layers/
-        // where the next load of the same diff would find it taken.
+    }
+
+    /// Bring to the disk what [`Store::move_to_marked`] has renamed, all of it at once.
+    ///
+    /// Before a row may say "marked": after a power cut the name must not be back in `layers/`,
+    /// where no row explains it and the next load of the same diff would find it taken. The new
+    /// names first: a layer may have both then, but never neither.
+    pub fn sync_moves(&self) -> Result<(), StoreError> {
         sync_directory(&self.marked())?;
         sync_directory(&self.layers())
     }

@@ -176,6 +176,7 @@ fn cases() -> Vec<Case> {
         }),
         cases!(VIEW => safeguards::{
             a_half_deleted_leftover_is_not_adopted, mount_points_in_the_store_are_refused,
+            a_layer_that_cannot_be_renamed_stops_nothing_else,
         }),
         cases!(STORE => load::{compressed_as_a_whole, again_changes_nothing}),
         cases!(VIEW => random::{first_seed, second_seed, third_seed}),

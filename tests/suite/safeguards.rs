@@ -7,7 +7,7 @@ use std::process::Command;
 
 use rustix::mount::{MountFlags, UnmountFlags, mount_bind, unmount};
 
-use crate::harness::{Archive, Store, number};
+use crate::harness::{Archive, Image, Layer, Store, number};
 use crate::samples::{app, check_app};
 
 /// A complete layer whose deletion was cut short by a crash is not taken for one.
@@ -153,4 +153,48 @@ pub fn an_undeletable_layer_keeps_no_other() {
     assert!(!run.stdout.contains(&built.chains[top]), "{run:#?}");
     store.ok(&["gc"]);
     store.check_no_layers();
+}
+
+/// One layer whose directory cannot be renamed: who removes its image is told, `gc` says so and ends,
+/// and nobody else is kept from anything.
+pub fn a_layer_that_cannot_be_renamed_stops_nothing_else() {
+    let store = Store::new();
+    let image = store.load(&app(&["app:1"]));
+    let other = Image::new(&["other:1"], vec![Layer::new().file("other", "file")]);
+    let gone = Image::new(&["gone:1"], vec![Layer::new().file("gone", "file")]);
+    store.load(&gone);
+    let stuck = store.root().join("layers").join(image.layer_dir(1));
+    // A mount point cannot be renamed.
+    mount_bind(&stuck, &stuck).unwrap();
+    let run = store.run(&["rmi", "app:1"]);
+    let error = format!("cannot mark {}", stuck.display());
+    assert_eq!(run.code, Some(1), "{run:#?}");
+    assert!(run.stderr.contains(&error), "{run:#?}");
+    for (layer, chain) in image.chains.iter().enumerate() {
+        let line = format!("Deleted: {chain}\n");
+        assert_eq!(run.stdout.contains(&line), layer != 1, "{run:#?}");
+    }
+    let run = store.run(&["gc"]);
+    assert_eq!(run.code, Some(1), "{run:#?}");
+    assert!(run.stderr.contains(&error), "{run:#?}");
+    // Other images come, are mounted and go.
+    store.load(&other);
+    let (container, view) = store.create_mounted("other:1");
+    assert_eq!(fs::read(view.join("other")).unwrap(), b"file");
+    store.ok(&["umount", &container]);
+    store.ok(&["rmi", "gone:1"]);
+    // The image itself cannot be loaded again: the name of one of its layers is taken.
+    let (archive, _) = Archive::of(&app(&["app:1"]));
+    let file = store.beside("app.tar");
+    archive.write(&file);
+    let run = store.run(&["load", "-i", file.to_str().unwrap()]);
+    assert!(
+        run.code == Some(1) && run.stderr.contains(&error),
+        "{run:#?}"
+    );
+    unmount(&stuck, UnmountFlags::empty()).unwrap();
+    store.ok(&["load", "-i", file.to_str().unwrap()]);
+    store.ok(&["gc"]);
+    store.ok(&["rmi", "app:1"]);
+    store.check_at_rest();
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 
 use crate::cli::context::Context;
-use crate::cli::error::{CommandError, complain};
+use crate::cli::error::{CommandError, complain, warn};
 use crate::db::{Image, Snapshot};
 use crate::image::config;
-use crate::image::removal::{self, RemovalError};
+use crate::image::removal::{self, RemovalError, Unfollowed};
 use crate::image::removal_plan::Manner;
 use crate::model::{ImageId, Layer, Phase};
 use crate::reclaim::{execute, plan};
@@ -150,9 +150,12 @@ fn repair(cx: &mut Context, damage: &Damage) -> Result<(), CommandError> {
         }
     }
     let images: Vec<ImageId> = damage.images.iter().cloned().collect();
-    removal::follow_up(&mut cx.db, &cx.store, &images)?;
-    removal::mark_unused(&mut cx.db, &cx.store, |layer| {
-        damage.layers.contains(&layer.id)
-    })?;
+    removal::mark_unused(&mut cx.db, |layer| damage.layers.contains(&layer.id))?;
+    for Unfollowed { layer, error } in removal::follow_up(&mut cx.db, &cx.store, &images)? {
+        // Of a layer gc reports it; an image's files are an orphan, which it removes.
+        if layer.is_none() {
+            warn(&error);
+        }
+    }
     super::gc::run(super::gc::Args {}, cx)
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::cli::context::Context;
 use crate::cli::error::{CommandError, complain};
 use crate::db::Holder;
-use crate::model::{Layer, human};
+use crate::image::removal;
+use crate::model::{Layer, Phase, human};
 use crate::reclaim::execute::{Outcome, reclaim, sweep_orphans};
 
 /// Arguments of `gc`.
@@ -19,15 +20,21 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub fn run(_: Args, cx: &mut Context) -> Result<(), CommandError> {
     let mut reclaimed = 0;
     let mut failed = false;
-    for layer in cx.db.read(|tx| tx.marked_layers())? {
-        match reclaim_or_wait(cx, &layer) {
+    // What cannot be renamed cannot be reclaimed either.
+    for unfollowed in removal::follow_up(&mut cx.db, &cx.store, &[])? {
+        complain(&unfollowed.error);
+        failed = true;
+    }
+    let marked = cx.db.read(|tx| tx.marked_layers())?;
+    for layer in marked.iter().filter(|l| l.phase != Phase::Marking) {
+        match reclaim_or_wait(cx, layer) {
             Ok(Outcome::Reclaimed) => {
                 reclaimed += layer.bytes;
                 let size = human::size(layer.bytes);
                 cx.line(format_args!("Reclaimed: {} ({size})", layer.chain))?;
             }
-            Ok(Outcome::Pinned(holders)) => left(cx, &layer, &views(&holders))?,
-            Ok(Outcome::Busy) => left(cx, &layer, "another process")?,
+            Ok(Outcome::Pinned(holders)) => left(cx, layer, &views(&holders))?,
+            Ok(Outcome::Busy) => left(cx, layer, "another process")?,
             Err(CommandError::Message(text)) => {
                 complain(&text);
                 failed = true;

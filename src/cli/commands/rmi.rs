@@ -12,7 +12,7 @@ use crate::cli::context::Context;
 use crate::cli::error::{CommandError, complain};
 use crate::db::Snapshot;
 use crate::image::ResolveError;
-use crate::image::removal::{self, RemovalError};
+use crate::image::removal::{self, RemovalError, Unfollowed};
 use crate::image::removal_plan::{Manner, PlannedLayer, Refusal, RemovalPlan, apply, removal_plan};
 use crate::model::{ChainId, ContainerId, ImageId, human};
 use crate::reclaim::execute::{Outcome, reclaim};
@@ -89,8 +89,19 @@ fn report(cx: &mut Context, plan: &RemovalPlan) -> Result<(), CommandError> {
     if let Some(image) = &plan.deleted {
         cx.line(format_args!("Deleted: {image}"))?;
     }
-    removal::follow_up(&mut cx.db, &cx.store, plan.deleted.as_slice())?;
+    let unfollowed = removal::follow_up(&mut cx.db, &cx.store, plan.deleted.as_slice())?;
     let mut fates: HashMap<i64, Fate> = HashMap::new();
+    let mut failed = false;
+    for Unfollowed { layer, error } in unfollowed {
+        let row = layer.map(|layer| layer.id);
+        // Of another image's layers has been warned already.
+        if row.is_none_or(|row| plan.layers.iter().any(|l| l.row == row)) {
+            cx.flush()?;
+            complain(&error);
+            failed = true;
+            fates.extend(row.map(|row| (row, Fate::Failed)));
+        }
+    }
     for (chain, layer) in plan.places() {
         let fate = match fates.entry(layer.row) {
             Entry::Occupied(known) => known.into_mut(),
@@ -105,7 +116,7 @@ fn report(cx: &mut Context, plan: &RemovalPlan) -> Result<(), CommandError> {
         };
         layer_line(cx, chain, layer, fate)?;
     }
-    match fates.values().any(|fate| matches!(fate, Fate::Failed)) {
+    match failed || fates.values().any(|fate| matches!(fate, Fate::Failed)) {
         true => Err(CommandError::Reported),
         false => Ok(()),
     }
@@ -119,7 +130,7 @@ enum Fate {
     Held(Vec<ContainerId>),
     /// Another process reclaims it, or holds it for a moment.
     Busy,
-    /// It could not be deleted; this has been reported.
+    /// It could not be renamed or deleted; this has been reported.
     Failed,
 }
 
