@@ -173,10 +173,13 @@ impl Staged {
         self.published
     }
 
-    /// Take the name back, in the same transaction that is about to fail.
+    /// Take the name back, so that dropping this deletes the layer. If the name has gone to another
+    /// layer meanwhile, this one is an orphan.
+    ///
+    /// To be called inside a write transaction that has found no row for this diff.
     pub fn unpublish(&mut self, store: &Store, diff: &DiffId) -> Result<(), StoreError> {
-        if self.published {
-            let from = store.layer(diff);
+        let from = store.layer(diff);
+        if self.published && lock::leads_to(&from, &self.directory)? {
             fs::rename(&from, &self.path).map_err(StoreError::at("take back", &from))?;
             self.published = false;
         }
@@ -186,7 +189,8 @@ impl Staged {
     /// Give the layer its name in `layers/`. What lies there without a row is moved out of the
     /// way, into `staging/`, as an orphan.
     ///
-    /// To be called inside a write transaction that has found no row for this diff.
+    /// To be called inside a write transaction that has found no row for this diff; a sync of
+    /// `layers/` is due before its commit.
     pub fn publish(&mut self, store: &Store, diff: &DiffId) -> Result<(), StoreError> {
         let to = store.layer(diff);
         match fs::rename(&self.path, &to) {
@@ -204,8 +208,7 @@ impl Staged {
             other => other.map_err(StoreError::at("rename to", &to))?,
         }
         self.published = true;
-        // The row that will name it must not outlive a power cut alone.
-        sync_directory(&store.layers())
+        Ok(())
     }
 }
 

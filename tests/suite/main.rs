@@ -35,6 +35,7 @@ mod rmi_options;
 mod safeguards;
 mod samples;
 mod sharing;
+mod syncs;
 mod union;
 mod union_model;
 mod union_mount;
@@ -152,6 +153,7 @@ fn cases() -> Vec<Case> {
             the_server_keeps_nothing_of_the_caller, in_the_foreground,
         }),
         cases!(STRACE => crash::{killed_removals, marking_killed_twice}),
+        cases!(STRACE => syncs::{names_are_synced_once}),
         cases!(STRACE_VIEW => crash::{
             killed_loads, killed_removals_under_a_view, killed_collections, killed_unmounts,
             killed_mounts, servers_killed_while_reclaiming,
@@ -172,7 +174,8 @@ fn cases() -> Vec<Case> {
         cases!(SKOPEO_VIEW => load::{oci_forms}),
         cases!(STORE => safeguards::{
             a_whole_leftover_is_adopted, what_is_mounted_in_the_store_is_spared,
-            a_load_that_fails_at_its_end_leaves_nothing, an_undeletable_layer_keeps_no_other,
+            a_load_that_fails_at_its_end_leaves_nothing, a_load_whose_commit_fails_leaves_nothing,
+            an_undeletable_layer_keeps_no_other,
         }),
         cases!(VIEW => safeguards::{
             a_half_deleted_leftover_is_not_adopted, mount_points_in_the_store_are_refused,

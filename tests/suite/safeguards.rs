@@ -7,7 +7,8 @@ use std::process::Command;
 
 use rustix::mount::{MountFlags, UnmountFlags, mount_bind, unmount};
 
-use crate::harness::{Archive, Image, Layer, Store, number};
+use crate::bad_input::state;
+use crate::harness::{Archive, Image, Layer, Run, Store, number};
 use crate::samples::{app, check_app};
 
 /// A complete layer whose deletion was cut short by a crash is not taken for one.
@@ -121,6 +122,31 @@ pub fn a_load_that_fails_at_its_end_leaves_nothing() {
     assert_eq!(number(&store.df()["orphaned"], "count"), 0);
     store.check_no_layers();
     store.ok(&["load", "-i", file.to_str().unwrap()]);
+    store.check_at_rest();
+}
+
+/// The database writes at the commit, so it is there that it may find no room.
+pub fn a_load_whose_commit_fails_leaves_nothing() {
+    let store = Store::new();
+    store.load(&app(&["app:1"]));
+    let before = state(&store);
+    let layers = (0..64).map(|n| Layer::new().file(&format!("file-{n}"), "text"));
+    let many = Image::new(&["many:1"], layers.collect());
+    let (archive, _) = Archive::of(&many);
+    let file = store.beside("many.tar");
+    archive.write(&file);
+    // No file may grow above 40 KiB: enough for all but the database's log.
+    let load = store.command(&["load", "-i", file.to_str().unwrap()]);
+    let mut limited = Command::new("sh");
+    limited
+        .args(["-c", "trap '' XFSZ; ulimit -f 80; exec \"$@\"", "sh"])
+        .arg(load.get_program())
+        .args(load.get_args());
+    Run::of(&mut limited).refused_saying(&["the store's database: "]);
+    assert_eq!(state(&store), before);
+    assert_eq!(number(&store.df()["orphaned"], "count"), 0);
+    store.ok(&["load", "-i", file.to_str().unwrap()]);
+    store.ok(&["rmi", "many:1"]);
     store.check_at_rest();
 }
 
