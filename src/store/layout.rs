@@ -256,13 +256,15 @@ impl ContainerDir {
                 .create(&path)
                 .map_err(StoreError::at("create", &path))?;
         }
-        match root {
-            Some(root) => {
-                let (from, to) = (open_directory(root)?, open_directory(&self.upper())?);
-                copy_directory_metadata(&from, &to).map_err(StoreError::at("dress", &self.upper()))
-            }
-            None => Ok(()),
+        if let Some(root) = root {
+            let (from, to) = (open_directory(root)?, open_directory(&self.upper())?);
+            copy_directory_metadata(&from, &to).map_err(StoreError::at("dress", &self.upper()))?;
         }
+        // Before the commit: a row must not outlive a power cut without its directories. Upper's
+        // owner and mode first, then the names in the directory, then its own.
+        sync_directory(&self.upper())?;
+        sync_directory(&self.0)?;
+        self.0.parent().map_or(Ok(()), sync_directory)
     }
 }
 

@@ -153,7 +153,7 @@ fn cases() -> Vec<Case> {
             the_server_keeps_nothing_of_the_caller, in_the_foreground,
         }),
         cases!(STRACE => crash::{killed_removals, marking_killed_twice}),
-        cases!(STRACE => syncs::{names_are_synced_once}),
+        cases!(STRACE => syncs::{names_are_synced_once, a_new_container_is_synced}),
         cases!(STRACE_VIEW => crash::{
             killed_loads, killed_removals_under_a_view, killed_collections, killed_unmounts,
             killed_mounts, servers_killed_while_reclaiming,

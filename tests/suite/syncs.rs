@@ -5,6 +5,7 @@ use std::fs;
 use std::process::Command;
 
 use crate::harness::{Archive, Image, Layer, Run, Store};
+use crate::samples::app;
 
 /// What a command synced, in order: paths below the store's root.
 fn synced(store: &Store, args: &[&str]) -> Vec<String> {
@@ -50,4 +51,21 @@ pub fn names_are_synced_once() {
     // And before the commit.
     let at = |dir: &str| load.iter().position(|s| s == dir);
     assert!(at("layers") < at("store.db-wal"), "{load:?}");
+}
+
+/// A container's directories reach the disk before the row that says that they are there.
+pub fn a_new_container_is_synced() {
+    let store = Store::new();
+    store.load(&app(&["app:1"]));
+    let synced = synced(&store, &["create", "app:1"]);
+    let id = store.ok(&["ps", "-a", "-q", "--no-trunc"]);
+    let directory = format!("containers/{}", id.trim_end());
+    let upper = format!("{directory}/upper");
+    let at = |path: &str| {
+        let at = synced.iter().position(|s| s == path);
+        at.unwrap_or_else(|| panic!("{path} is not synced: {synced:?}"))
+    };
+    for path in [&upper, &directory, "containers"] {
+        assert!(at(path) < at("store.db-wal"), "{path}: {synced:?}");
+    }
 }
