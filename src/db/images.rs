@@ -50,6 +50,16 @@ impl Tx<'_> {
             .exists([id.to_string()])?)
     }
 
+    /// When the image was loaded that the store has now under this ID: another time if it was removed
+    /// and loaded again.
+    pub fn image_loaded(&self, id: &ImageId) -> Result<Option<Timestamp>, DbError> {
+        Ok(self
+            .tx
+            .prepare_cached("SELECT loaded FROM images WHERE id = ?")?
+            .query_row([id.to_string()], |row| parsed(row, 0))
+            .optional()?)
+    }
+
     /// All images, in the order of their IDs.
     pub fn images(&self) -> Result<Vec<Image>, DbError> {
         let mut statement = self

@@ -8,8 +8,10 @@
 
 use std::collections::HashSet;
 
+use jiff::Timestamp;
+
 use super::removal_plan::{Manner, Refusal, RemovalPlan, removal_plan};
-use crate::db::{Action, Db, DbError, Snapshot, Tx};
+use crate::db::{Action, Db, DbError, Image, Snapshot, Tx};
 use crate::model::{ChainId, DiffId, ImageId, Layer, Phase};
 use crate::store::remove_tree::remove_tree;
 use crate::store::{Store, StoreError};
@@ -43,18 +45,34 @@ pub fn remove(db: &mut Db, name: &str, manner: Manner) -> Result<RemovalPlan, Re
 
 /// Decide that an image goes if, now, it has no tag and no container: `None` if it has.
 pub fn remove_dangling(db: &mut Db, image: &ImageId) -> Result<Option<RemovalPlan>, RemovalError> {
+    remove_if(db, image, false, Snapshot::is_dangling)
+}
+
+/// Decide that an image goes, whoever uses it, if it is the one that was loaded then: `None` if it is
+/// gone or, since then, loaded again.
+pub fn remove_loaded(
+    db: &mut Db,
+    image: &ImageId,
+    loaded: Timestamp,
+) -> Result<Option<RemovalPlan>, RemovalError> {
+    remove_if(db, image, true, |_, image| image.loaded == loaded)
+}
+
+fn remove_if(
+    db: &mut Db,
+    image: &ImageId,
+    force: bool,
+    is_so: impl FnOnce(&Snapshot, &Image) -> bool,
+) -> Result<Option<RemovalPlan>, RemovalError> {
     db.write(|tx| {
         let snapshot = Snapshot::of(tx)?;
         if !snapshot
             .image(image)
-            .is_some_and(|image| snapshot.is_dangling(image))
+            .is_some_and(|image| is_so(&snapshot, image))
         {
             return Ok(None);
         }
-        let manner = Manner {
-            force: false,
-            prune: true,
-        };
+        let manner = Manner { force, prune: true };
         let plan = removal_plan(&snapshot, &image.to_string(), manner)?;
         carry_out(tx, &plan)?;
         Ok(Some(plan))
@@ -176,4 +194,34 @@ pub fn in_the_way(
         is_needed(&layer.diff).then_some(u.error)
     });
     errors.next().map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::NewImage;
+
+    #[test]
+    fn an_image_that_was_loaded_again_is_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut db = Db::open(&dir.path().join("store.db")).unwrap();
+        let id = &ImageId::of(b"config");
+        let mut load = || -> Timestamp {
+            let image = NewImage {
+                id,
+                created: "",
+                layers: &[],
+            };
+            let load = |tx: &Tx<'_>| tx.insert_image(&image);
+            db.write(load).unwrap();
+            let loaded = db.read(|tx| tx.image_loaded(id)).unwrap().unwrap();
+            let removed = remove_loaded(&mut db, id, Timestamp::UNIX_EPOCH).unwrap();
+            assert_eq!(removed, None);
+            let removed = remove_loaded(&mut db, id, loaded).unwrap();
+            assert_eq!(removed.and_then(|plan| plan.deleted), Some(id.clone()));
+            assert_eq!(remove_loaded(&mut db, id, loaded).unwrap(), None);
+            loaded
+        };
+        assert_ne!(load(), load());
+    }
 }

@@ -22,6 +22,7 @@ mod chaos;
 mod concurrency;
 mod crash;
 mod demo;
+mod fsck;
 mod full_disk;
 mod handles;
 mod harness;
@@ -153,6 +154,8 @@ fn cases() -> Vec<Case> {
             the_server_keeps_nothing_of_the_caller, in_the_foreground,
         }),
         cases!(STRACE => crash::{killed_removals, marking_killed_twice}),
+        cases!(STORE => fsck::{what_is_missing_or_changed_is_found, a_damaged_image_is_repaired}),
+        cases!(STRACE => fsck::{a_removal_meanwhile_is_no_damage}),
         cases!(STRACE => syncs::{names_are_synced_once, a_new_container_is_synced}),
         cases!(STRACE_VIEW => crash::{
             killed_loads, killed_removals_under_a_view, killed_collections, killed_unmounts,
