@@ -24,6 +24,7 @@ use crate::model::{ContainerId, DiffId, Phase};
 use crate::reclaim::execute::{Outcome, reclaim};
 use crate::reclaim::pins::Pin;
 use crate::store::layout::{ContainerDir, open_directory};
+use crate::store::lock::Attempt;
 use crate::store::{Store, StoreError};
 use crate::sys::reason;
 use crate::union::{Layers, MountOptions, Mounted, Options, Union, mount};
@@ -113,11 +114,19 @@ pub fn serve(
 ) -> Result<(), CommandError> {
     let container = container(cx, &service.container)?;
     let directory = cx.store.container(&container.id);
-    let Some(lock) = ServerLock::acquire(directory.path())? else {
-        let name = &container.name;
-        return Err(CommandError::new(format!(
-            "container {name} is being mounted or removed"
-        )));
+    let lock = match ServerLock::acquire(directory.path())? {
+        Attempt::Locked(lock) => lock,
+        Attempt::Busy => {
+            let name = &container.name;
+            return Err(CommandError::new(format!(
+                "container {name} is being mounted or removed"
+            )));
+        }
+        Attempt::Gone if cx.db.read(|tx| tx.has_container(&container.id))? => {
+            let gone = StoreError::at("open", directory.path())(rustix::io::Errno::NOENT);
+            return Err(gone.into());
+        }
+        Attempt::Gone => return Err(LifecycleError::NoSuchContainer(container.name).into()),
     };
     // Whoever has the lock knows that a view on record is a dead server's.
     view::bury_predecessor(&mut cx.db, &cx.store, &service.container)?;
@@ -202,7 +211,8 @@ fn begin(cx: &mut Context, container: &Container, service: &Service) -> Result<P
         let store = &cx.store;
         let view = cx.db.write(|tx| -> Result<Option<View>, CommandError> {
             // Names change in write transactions only, so what is looked at here stays so.
-            removal::settle(tx, store)?;
+            let unfollowed = removal::settle(tx, store)?;
+            removal::in_the_way(unfollowed, |diff| stack.contains(diff))?;
             if !tx.has_image(&container.image)? {
                 return Err(gone().into());
             }
@@ -315,7 +325,9 @@ fn reclaim_marked(
     cx: &mut Context,
     rows: impl IntoIterator<Item = i64>,
 ) -> Result<(), CommandError> {
-    removal::follow_up(&mut cx.db, &cx.store, &[])?;
+    for unfollowed in removal::follow_up(&mut cx.db, &cx.store, &[])? {
+        error!("{}", unfollowed.error);
+    }
     for row in rows {
         let layer = cx.db.read(|tx| tx.layer(row))?;
         let Some(layer) = layer.filter(|l| l.phase != Phase::Present) else {
@@ -323,7 +335,7 @@ fn reclaim_marked(
         };
         match reclaim(&mut cx.db, &cx.store, &layer) {
             Ok(Outcome::Reclaimed) => info!("reclaimed {} ({} bytes)", layer.chain, layer.bytes),
-            Ok(Outcome::Pinned | Outcome::Busy) => info!("{} is still in use", layer.chain),
+            Ok(Outcome::Pinned(_) | Outcome::Busy) => info!("{} is still in use", layer.chain),
             // It stays for gc, and `events` tells.
             Err(e) => error!("cannot reclaim {}: {e}", layer.chain),
         }

@@ -10,6 +10,7 @@ use super::view::bury_predecessor;
 use crate::db::{Container, Db, DbError, Tx, View};
 use crate::model::reference::with_default_tag;
 use crate::model::{ContainerId, ImageId, name};
+use crate::store::lock::Attempt;
 use crate::store::remove_tree::remove_tree;
 use crate::store::{Store, StoreError};
 use crate::sys::mounts::mounts;
@@ -164,18 +165,21 @@ pub fn remove(db: &mut Db, store: &Store, container: &Container) -> Result<(), L
             mountpoint,
         });
     }
-    let lock = match ServerLock::acquire(directory.path()) {
-        Ok(Some(lock)) => Some(lock),
-        Ok(None) => return Err(LifecycleError::Active(container.name.clone())),
-        // Nothing left but the row: a crash in an earlier removal cannot leave that, a hand can.
-        Err(e) if e.is_not_found() => None,
-        Err(e) => return Err(e.into()),
+    let lock = match ServerLock::acquire(directory.path())? {
+        Attempt::Locked(lock) => Some(lock),
+        Attempt::Busy => return Err(LifecycleError::Active(container.name.clone())),
+        // Removed meanwhile, row and all; or nothing is left but the row: a crash in an earlier
+        // removal cannot leave that, a hand can.
+        Attempt::Gone => None,
     };
     if lock.is_some() {
         // Whoever has the lock knows that a view on record is a dead server's.
         bury_predecessor(db, store, &container.id)?;
     }
     db.write(|tx| -> Result<(), LifecycleError> {
+        if !tx.has_container(&container.id)? {
+            return Err(LifecycleError::NoSuchContainer(container.name.clone()));
+        }
         if tx.view(&container.id)?.is_some() {
             return Err(LifecycleError::Active(container.name.clone()));
         }
@@ -207,13 +211,11 @@ pub fn abandon(
         return Ok(());
     }
     let directory = store.container(&container.id);
-    match ServerLock::acquire(directory.path()) {
+    match ServerLock::acquire(directory.path())? {
         // Its server found the row still, and has left the files to their container.
-        Ok(Some(_lock)) => Ok(remove_tree(directory.path())?),
-        // It found none, and is removing them.
-        Ok(None) => Ok(()),
-        Err(e) if e.is_not_found() => Ok(()),
-        Err(e) => Err(e.into()),
+        Attempt::Locked(_lock) => Ok(remove_tree(directory.path())?),
+        // It found none, and is removing them or has done so.
+        Attempt::Busy | Attempt::Gone => Ok(()),
     }
 }
 

@@ -37,6 +37,15 @@ impl View {
     }
 }
 
+/// A view that has a pin on a layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Whose view it is.
+    pub container: ContainerId,
+    /// The server's process ID.
+    pub pid: i32,
+}
+
 /// What `insert_view` records.
 #[derive(Debug)]
 pub struct NewView<'a> {
@@ -153,12 +162,19 @@ impl Tx<'_> {
         Ok(true)
     }
 
-    /// Whether a view has a pin on a layer on record.
-    pub fn layer_is_pinned(&self, layer: i64) -> Result<bool, DbError> {
-        Ok(self
-            .tx
-            .prepare_cached("SELECT 1 FROM pins WHERE layer = ?")?
-            .exists([layer])?)
+    /// The views that have a pin on a layer on record, oldest first.
+    pub fn holders_of(&self, layer: i64) -> Result<Vec<Holder>, DbError> {
+        let mut statement = self.tx.prepare_cached(
+            "SELECT container, pid FROM pins JOIN views ON view = container
+             WHERE layer = ? ORDER BY mounted, container",
+        )?;
+        let rows = statement.query_map([layer], |row| {
+            Ok(Holder {
+                container: parsed(row, 0)?,
+                pid: row.get(1)?,
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// Note that a view was detached from its mount point. Nothing happens if it has ended: another

@@ -47,6 +47,16 @@ pub fn images() {
     assert_eq!(store.json(&["images", "nothing"]).len(), 0);
 }
 
+/// One config that is gone hides neither its image nor any other.
+pub fn images_without_a_config() {
+    let store = Store::new();
+    let image = store.load(&app(&["app:1"]));
+    let before = store.ok(&["images", "--format", "json"]);
+    std::fs::remove_dir_all(store.root().join("images").join(&image.id[7..])).unwrap();
+    assert_eq!(store.ok(&["images", "--format", "json"]), before);
+    store.ok(&["rmi", "app:1"]);
+}
+
 pub fn tags() {
     let store = Store::new();
     let image = store.load(&app(&["app:1"]));

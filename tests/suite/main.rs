@@ -22,6 +22,7 @@ mod chaos;
 mod concurrency;
 mod crash;
 mod demo;
+mod fsck;
 mod full_disk;
 mod handles;
 mod harness;
@@ -36,6 +37,7 @@ mod rmi_options;
 mod safeguards;
 mod samples;
 mod sharing;
+mod syncs;
 mod union;
 mod union_failures;
 mod union_model;
@@ -167,6 +169,9 @@ fn cases() -> Vec<Case> {
             in_the_foreground_everything_is_told, a_view_that_fails_exits_with_1,
         }),
         cases!(STRACE => crash::{killed_removals, marking_killed_twice}),
+        cases!(STORE => fsck::{what_is_missing_or_changed_is_found, a_damaged_image_is_repaired}),
+        cases!(STRACE => fsck::{a_removal_meanwhile_is_no_damage}),
+        cases!(STRACE => syncs::{names_are_synced_once, a_new_container_is_synced}),
         cases!(STRACE_VIEW => crash::{
             killed_loads, killed_removals_under_a_view, killed_collections, killed_unmounts,
             killed_mounts, servers_killed_while_reclaiming,
@@ -177,7 +182,7 @@ fn cases() -> Vec<Case> {
             a_server_killed_under_open_files,
         }),
         cases!(STORE => concurrency::{
-            first_commands_of_a_new_store, four_loads_of_one_archive, one_name_is_given_once, one_image_is_removed_once,
+            first_commands_of_a_new_store, four_loads_of_one_archive, one_name_is_given_once, one_image_is_removed_once, one_container_is_removed_once,
         }),
         cases!(VIEW => concurrency::{
             loads_against_removals, mounts_against_removals, ten_containers_come_and_go_together,
@@ -187,10 +192,12 @@ fn cases() -> Vec<Case> {
         cases!(SKOPEO_VIEW => load::{oci_forms}),
         cases!(STORE => safeguards::{
             a_whole_leftover_is_adopted, what_is_mounted_in_the_store_is_spared,
-            a_load_that_fails_at_its_end_leaves_nothing, an_undeletable_layer_keeps_no_other,
+            a_load_that_fails_at_its_end_leaves_nothing, a_load_whose_commit_fails_leaves_nothing,
+            an_undeletable_layer_keeps_no_other,
         }),
         cases!(VIEW => safeguards::{
             a_half_deleted_leftover_is_not_adopted, mount_points_in_the_store_are_refused,
+            a_layer_that_cannot_be_renamed_stops_nothing_else,
         }),
         cases!(STORE => load::{compressed_as_a_whole, again_changes_nothing}),
         cases!(VIEW => random::{first_seed, second_seed, third_seed}),
@@ -209,7 +216,8 @@ fn cases() -> Vec<Case> {
         cases!(VIEW_ON_DISK => full_disk::{a_load_that_does_not_fit, full_to_the_last_byte}),
         cases!(UNSHARE => bad_input::{without_dev_fuse}),
         cases!(STORE => listing::{
-            images, tags, inspect_and_history, inspect_of_an_ambiguous_prefix,
+            images, images_without_a_config, tags, inspect_and_history,
+            inspect_of_an_ambiguous_prefix,
         }),
         cases!(UNSHARE_VIEW => namespaces::{
             a_server_in_another_mount_namespace, a_server_in_another_pid_namespace,

@@ -57,5 +57,9 @@ fn remove(
             return Ok(lifecycle::abandon(&mut cx.db, &cx.store, container, view)?);
         }
     }
-    Ok(lifecycle::remove(&mut cx.db, &cx.store, container)?)
+    match lifecycle::remove(&mut cx.db, &cx.store, container) {
+        // Another process was faster.
+        Err(LifecycleError::NoSuchContainer(_)) if force => Ok(()),
+        other => Ok(other?),
+    }
 }
