@@ -15,11 +15,8 @@ use layerctl::model::DiffId;
 use layerctl::store::unpack::{UnpackError, Unpacked, unpack};
 use tempfile::TempDir;
 
-/// A directory on a disk: memory file systems lack attributes.
-pub fn scratch() -> TempDir {
-    let base = std::env::var_os("LAYERCTL_TEST_DIR").unwrap_or_else(|| "/var/tmp".into());
-    tempfile::tempdir_in(base).unwrap()
-}
+use crate::harness::Run;
+pub use crate::harness::disk::temp_dir as scratch;
 
 pub fn never() -> bool {
     false
@@ -204,19 +201,11 @@ pub fn assert_same(what: &str, got: &BTreeMap<String, String>, want: &BTreeMap<S
 }
 
 /// Runs a shell script, returns what it prints; the variables are given in the environment.
+#[track_caller]
 pub fn shell(script: &str, variables: &[(&str, &OsStr)]) -> String {
-    let output = Command::new("bash")
-        .args(["-euc", script])
-        .envs(variables.iter().copied())
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{script}\n{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    let mut bash = Command::new("bash");
+    bash.args(["-euc", script]).envs(variables.iter().copied());
+    Run::of(&mut bash).ok().trim().to_owned()
 }
 
 /// A kernel overlayfs over directories, the lowest first, read-only, unmounted when dropped.

@@ -43,6 +43,7 @@ mod union_support;
 mod view;
 
 use harness::needs::{Case, Need};
+use harness::watchdog::watch;
 use libtest_mimic::{Arguments, Completion, Trial};
 
 /// Registers functions under `topic::name`, all with the same needs.
@@ -257,6 +258,7 @@ fn main() -> std::process::ExitCode {
             Ok(match unmet {
                 Some(why) => Completion::ignored_with(format!("needs {why}")),
                 None => {
+                    let _watch = watch(case.name);
                     run();
                     Completion::Completed
                 }

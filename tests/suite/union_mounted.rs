@@ -8,7 +8,8 @@ use std::thread::JoinHandle;
 
 use layerctl::union::{MountOptions, Options, Union, mount};
 
-use super::union_support::{Dirs, get_xattr, opaque, put, set_xattr, whiteout};
+use crate::harness::{Run, disk};
+use crate::union_support::{Dirs, get_xattr, opaque, put, set_xattr, whiteout};
 
 /// A view served by a thread of this process.
 pub struct View {
@@ -45,7 +46,7 @@ impl View {
     pub fn again(mut self) -> View {
         self.unmount();
         let dirs = Dirs {
-            temp: std::mem::replace(&mut self.dirs.temp, tempfile::tempdir().unwrap()),
+            temp: std::mem::replace(&mut self.dirs.temp, disk::temp_dir()),
             layers: self.dirs.layers,
         };
         View::new(dirs)
@@ -101,13 +102,12 @@ impl Drop for Overlay {
     }
 }
 
+#[track_caller]
 pub fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {stderr}");
-    String::from_utf8(output.stdout).unwrap()
+    Run::of(command).ok()
 }
 
+#[track_caller]
 pub fn sh(script: &str, at: &Path) -> String {
     run(Command::new("sh")
         .args(["-e", "-c", script])

@@ -13,6 +13,8 @@ use layerctl::union::{
 };
 use rustix::fs::{FileType, Mode, OFlags, XattrFlags};
 
+use crate::harness::disk;
+
 pub type Case = (&'static str, fn());
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -27,7 +29,7 @@ pub struct Dirs {
 
 impl Dirs {
     pub fn new(layers: usize) -> Dirs {
-        let temp = tempfile::tempdir().unwrap();
+        let temp = disk::temp_dir();
         for name in [
             "upper",
             "work",

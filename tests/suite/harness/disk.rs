@@ -128,35 +128,61 @@ pub fn loop_mount_works() -> bool {
 
 /// The images of loop filesystems may lie on anything that has room.
 fn image_dir() -> PathBuf {
-    PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+    own(Path::new(env!("CARGO_TARGET_TMPDIR")))
 }
 
-/// Where stores may be put: `LAYERCTL_TEST_DIR`, Cargo's directory for tests, or /var/tmp, whichever
-/// is on a disk; else a loop filesystem that lives as long as the tests run.
+/// What this run of the tests has below a directory: so that nothing of another run is touched when
+/// all that is left of this one is to go.
+fn own(dir: &Path) -> PathBuf {
+    dir.join(format!("suite-{}", std::process::id()))
+}
+
+/// Where stores may be put: in `LAYERCTL_TEST_DIR`, Cargo's directory for tests, or /var/tmp,
+/// whichever is on a disk; else on a loop filesystem that lives as long as the tests run.
 pub fn base_dir() -> Option<&'static Path> {
-    static BASE: OnceLock<Option<PathBuf>> = OnceLock::new();
     BASE.get_or_init(|| {
         let given = std::env::var_os("LAYERCTL_TEST_DIR").map(PathBuf::from);
-        let own = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+        let cargos = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
         let found = given
             .into_iter()
-            .chain([own, "/var/tmp".into()])
-            .find(|dir| std::fs::create_dir_all(dir).is_ok() && is_disk(dir));
-        found.or_else(|| {
+            .chain([cargos, "/var/tmp".into()])
+            .find(|dir| std::fs::create_dir_all(dir).is_ok() && is_disk(dir))
+            .map(|dir| own(&dir));
+        let base = found.or_else(|| {
             let disk = LoopFs::try_new(4096, image_dir()).ok()?;
             let path = disk.path();
             SHARED.lock().expect("not poisoned").replace(disk);
             Some(path)
-        })
+        })?;
+        std::fs::create_dir_all(&base).ok()?;
+        Some(base)
     })
     .as_deref()
 }
 
+/// A directory in `base_dir`, gone when dropped.
+#[track_caller]
+pub fn temp_dir() -> tempfile::TempDir {
+    let base = base_dir().expect("a disk filesystem");
+    tempfile::tempdir_in(base).unwrap_or_else(|e| panic!("{}: {e}", base.display()))
+}
+
+static BASE: OnceLock<Option<PathBuf>> = OnceLock::new();
 static SHARED: Mutex<Option<LoopFs>> = Mutex::new(None);
 
-/// Unmounts what `base_dir` had to mount.
+/// Everywhere where this run of the tests puts anything.
+pub fn places() -> Vec<PathBuf> {
+    let base = BASE.get().cloned().flatten();
+    base.into_iter().chain([image_dir()]).collect()
+}
+
+/// Removes what this run put anywhere, and unmounts what `base_dir` had to mount.
 pub fn release() {
     SHARED.lock().expect("not poisoned").take();
+    for place in places() {
+        // Empty by now, unless a test that failed has left something: what must be seen is kept.
+        std::fs::remove_dir(place).ok();
+    }
 }
 
 /// Overlays cannot hold whiteouts, and memory has no blocks to count.

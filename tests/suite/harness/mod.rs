@@ -12,6 +12,7 @@ pub mod process;
 pub mod run;
 pub mod store;
 pub mod tree;
+pub mod watchdog;
 
 pub use disk::LoopFs;
 pub use image::{Archive, Built, Image, Layer};
