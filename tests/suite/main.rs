@@ -269,6 +269,7 @@ fn main() -> std::process::ExitCode {
         eprintln!("{line}");
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
+    archives_tools::release();
     harness::disk::release();
     conclusion.exit_code()
 }
