@@ -11,26 +11,6 @@ use tempfile::TempDir;
 
 use crate::archives_support::{f, images, never, open, scratch, some_layer};
 
-/// Every case of this file. Each needs root and a disk file system.
-pub const CASES: &[(&str, fn())] = &[
-    ("archives_hostile::docker_archives", docker_archives),
-    (
-        "archives_hostile::links_between_layers",
-        links_between_layers,
-    ),
-    ("archives_hostile::oci_layouts", oci_layouts),
-    ("archives_hostile::oci_platforms", oci_platforms),
-    (
-        "archives_hostile::oci_links_out_of_the_layout",
-        oci_links_out_of_the_layout,
-    ),
-    ("archives_hostile::outer_tars", outer_tars),
-    (
-        "archives_hostile::memory_stays_bounded",
-        memory_stays_bounded,
-    ),
-];
-
 /// A tar of these files.
 fn outer(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut tar = LayerBuilder::default();

@@ -14,18 +14,6 @@ use crate::archives_support::{
 };
 use crate::harness::store::mounts_below;
 
-/// Every case of this file. All need root, kernel overlayfs, buildah and podman; further ones are named at each.
-pub const CASES: &[(&str, fn())] = &[
-    (
-        "archives_tools::podman_docker_archive",
-        podman_docker_archive,
-    ),
-    ("archives_tools::podman_oci", podman_oci),
-    ("archives_tools::skopeo", skopeo),
-    ("archives_tools::umoci_layout", umoci_layout),
-    ("archives_tools::docker", docker),
-];
-
 /// Two images on one another, with everything that a layer can hold, and what Podman shows of them.
 struct Made {
     dir: TempDir,
@@ -165,7 +153,6 @@ fn tags(image: &ArchivedImage) -> Vec<String> {
     image.tags.iter().map(ToString::to_string).collect()
 }
 
-/// Needs: podman, buildah.
 pub fn podman_docker_archive() {
     let out = scratch();
     let [lower, upper] = &ids();
@@ -206,7 +193,6 @@ pub fn podman_docker_archive() {
     assert!(refused.contains("dir: transport"), "{refused}");
 }
 
-/// Needs: podman, buildah.
 pub fn podman_oci() {
     let out = scratch();
     let [_, upper] = &ids();
@@ -227,7 +213,6 @@ pub fn podman_oci() {
     }
 }
 
-/// Needs: podman, buildah, skopeo.
 pub fn skopeo() {
     let out = scratch();
     let [_, upper] = &ids();
@@ -263,7 +248,7 @@ pub fn skopeo() {
     );
 }
 
-/// Needs: umoci, buildah, podman, skopeo. An image that umoci made, and what it unpacks of it itself.
+/// An image that umoci made, and what it unpacks of it itself.
 pub fn umoci_layout() {
     let out = scratch();
     run(
@@ -295,7 +280,7 @@ pub fn umoci_layout() {
     }
 }
 
-/// Docker's own archives, by a dockerd that lives as long as the test. Needs: docker.io, and the others.
+/// Docker's own archives, by a dockerd that lives as long as the test.
 pub fn docker() {
     let out = scratch();
     let [_, upper] = &ids();

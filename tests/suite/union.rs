@@ -10,68 +10,9 @@ use layerctl::union::{
 };
 use rustix::fs::OFlags;
 
-use super::union_support::{
-    Case, Dirs, ROOT, get_xattr, opaque, open_dir, put, set_xattr, whiteout,
-};
+use super::union_support::{Dirs, ROOT, get_xattr, opaque, open_dir, put, set_xattr, whiteout};
 
-pub const CASES: &[Case] = &[
-    (
-        "union::an_unlinked_name_and_one_not_looked_up",
-        an_unlinked_name_and_one_not_looked_up,
-    ),
-    (
-        "union::whiteouts_only_where_needed",
-        whiteouts_only_where_needed,
-    ),
-    (
-        "union::removed_trees_do_not_come_back",
-        removed_trees_do_not_come_back,
-    ),
-    ("union::copy_up_keeps_everything", copy_up_keeps_everything),
-    (
-        "union::copy_up_leaves_the_parents_times",
-        copy_up_leaves_the_parents_times,
-    ),
-    (
-        "union::truncation_copies_no_data",
-        truncation_copies_no_data,
-    ),
-    (
-        "union::hard_links_survive_copy_up",
-        hard_links_survive_copy_up,
-    ),
-    (
-        "union::hard_links_below_moved_directories",
-        hard_links_below_moved_directories,
-    ),
-    (
-        "union::an_early_reader_sees_later_writes",
-        an_early_reader_sees_later_writes,
-    ),
-    ("union::numbers_stay", numbers_stay),
-    (
-        "union::private_xattrs_are_hidden",
-        private_xattrs_are_hidden,
-    ),
-    (
-        "union::leftovers_are_removed_at_start",
-        leftovers_are_removed_at_start,
-    ),
-    ("union::redirects_in_layers", redirects_in_layers),
-    (
-        "union::an_opaque_root_hides_the_layers_below",
-        an_opaque_root_hides_the_layers_below,
-    ),
-    ("union::names", names),
-    ("union::errors_are_not_absence", errors_are_not_absence),
-    (
-        "union::a_null_device_is_no_whiteout",
-        a_null_device_is_no_whiteout,
-    ),
-    ("union::nothing_is_left_counted", nothing_is_left_counted),
-];
-
-fn whiteouts_only_where_needed() {
+pub fn whiteouts_only_where_needed() {
     let dirs = Dirs::new(2);
     put(&dirs.layer(1), "lower", "x");
     put(&dirs.layer(1), "hidden", "x");
@@ -93,7 +34,7 @@ fn whiteouts_only_where_needed() {
     assert_eq!(left[0].metadata().unwrap().rdev(), 0);
 }
 
-fn removed_trees_do_not_come_back() {
+pub fn removed_trees_do_not_come_back() {
     let dirs = Dirs::new(1);
     put(&dirs.layer(0), "d/e/file", "x");
     put(&dirs.layer(0), "target/file", "x");
@@ -113,7 +54,7 @@ fn removed_trees_do_not_come_back() {
     assert_eq!(view.list("").unwrap(), ["d", "target"]);
 }
 
-fn copy_up_keeps_everything() {
+pub fn copy_up_keeps_everything() {
     let dirs = Dirs::new(1);
     let lower = dirs.layer(0).join("file");
     let file = fs::File::create(&lower).unwrap();
@@ -160,7 +101,7 @@ fn copy_up_keeps_everything() {
     assert_eq!(get_xattr(&copy, "trusted.overlay.metacopy"), None);
 }
 
-fn copy_up_leaves_the_parents_times() {
+pub fn copy_up_leaves_the_parents_times() {
     let dirs = Dirs::new(1);
     put(&dirs.layer(0), "a/b/file", "x");
     let at = SystemTime::UNIX_EPOCH + Duration::new(1_000_000_000, 5);
@@ -196,7 +137,7 @@ fn copy_up_leaves_the_parents_times() {
     );
 }
 
-fn truncation_copies_no_data() {
+pub fn truncation_copies_no_data() {
     // To be seen on a disk too small for the data.
     let dirs = Dirs::new(1);
     let lower = dirs.layer(0).join("huge");
@@ -215,7 +156,7 @@ fn truncation_copies_no_data() {
     assert_eq!(fs::metadata(lower).unwrap().len(), 1 << 40);
 }
 
-fn hard_links_survive_copy_up() {
+pub fn hard_links_survive_copy_up() {
     let dirs = Dirs::new(2);
     put(&dirs.layer(1), "a", "content");
     fs::create_dir_all(dirs.layer(1).join("d/e")).unwrap();
@@ -241,7 +182,7 @@ fn hard_links_survive_copy_up() {
     assert_eq!(view.attr("b").unwrap().nlink, 2);
 }
 
-fn an_unlinked_name_and_one_not_looked_up() {
+pub fn an_unlinked_name_and_one_not_looked_up() {
     let dirs = Dirs::new(1);
     put(&dirs.upper(), "a", "content");
     fs::hard_link(dirs.upper().join("a"), dirs.upper().join("b")).unwrap();
@@ -263,7 +204,7 @@ fn an_unlinked_name_and_one_not_looked_up() {
     assert_eq!(view.union.getattr(ino), Err(Error::Stale));
 }
 
-fn hard_links_below_moved_directories() {
+pub fn hard_links_below_moved_directories() {
     let dirs = Dirs::new(1);
     put(&dirs.layer(0), "d/e/a", "content");
     fs::hard_link(dirs.layer(0).join("d/e/a"), dirs.layer(0).join("b")).unwrap();
@@ -281,7 +222,7 @@ fn hard_links_below_moved_directories() {
     assert_eq!(view.attr("z/f/a").unwrap(), view.attr("b").unwrap());
 }
 
-fn an_early_reader_sees_later_writes() {
+pub fn an_early_reader_sees_later_writes() {
     let dirs = Dirs::new(1);
     put(&dirs.layer(0), "file", "before");
     let view = dirs.view();
@@ -304,7 +245,7 @@ fn an_early_reader_sees_later_writes() {
     assert_eq!(view.read_handle(reader).unwrap(), b"data");
 }
 
-fn numbers_stay() {
+pub fn numbers_stay() {
     let dirs = Dirs::new(2);
     put(&dirs.layer(1), "d/file", "x");
     put(&dirs.layer(0), "d/other", "x");
@@ -327,7 +268,7 @@ fn numbers_stay() {
     }
 }
 
-fn private_xattrs_are_hidden() {
+pub fn private_xattrs_are_hidden() {
     let dirs = Dirs::new(1);
     opaque(&dirs.layer(0), "dir");
     put(&dirs.layer(0), "file", "x");
@@ -365,7 +306,7 @@ fn private_xattrs_are_hidden() {
     );
 }
 
-fn leftovers_are_removed_at_start() {
+pub fn leftovers_are_removed_at_start() {
     let dirs = Dirs::new(1);
     put(&dirs.path("work"), "#1/deep/file", "x");
     whiteout(&dirs.path("work"), "#2");
@@ -373,7 +314,7 @@ fn leftovers_are_removed_at_start() {
     assert_eq!(fs::read_dir(dirs.path("work")).unwrap().count(), 0);
 }
 
-fn redirects_in_layers() {
+pub fn redirects_in_layers() {
     let dirs = Dirs::new(3);
     put(&dirs.layer(2), "old/sub/file", "x");
     put(&dirs.layer(2), "plain/file", "x");
@@ -401,7 +342,7 @@ fn redirects_in_layers() {
     assert_eq!(view.list("new").unwrap(), [""; 0]);
 }
 
-fn an_opaque_root_hides_the_layers_below() {
+pub fn an_opaque_root_hides_the_layers_below() {
     let dirs = Dirs::new(3);
     for layer in 0..3 {
         put(&dirs.layer(layer), &format!("{layer}"), "x");
@@ -412,7 +353,7 @@ fn an_opaque_root_hides_the_layers_below() {
     assert_eq!(dirs.view().list("").unwrap(), [""; 0]);
 }
 
-fn names() {
+pub fn names() {
     let dirs = Dirs::new(1);
     let long = "n".repeat(255);
     put(&dirs.layer(0), &long, "x");
@@ -449,7 +390,7 @@ fn names() {
     assert!(view.union.lookup(ROOT_INO, b"\xff\xfe\n").is_ok());
 }
 
-fn errors_are_not_absence() {
+pub fn errors_are_not_absence() {
     // A redirect that cannot be read is an error, though there is nothing in the layers below.
     let dirs = Dirs::new(2);
     put(&dirs.layer(1), "dir/file", "x");
@@ -466,7 +407,7 @@ fn errors_are_not_absence() {
     assert_eq!(view.list("").unwrap(), ["dir"]);
 }
 
-fn a_null_device_is_no_whiteout() {
+pub fn a_null_device_is_no_whiteout() {
     let dirs = Dirs::new(1);
     put(&dirs.layer(0), "below", "x");
     let view = dirs.view();
@@ -482,7 +423,7 @@ fn a_null_device_is_no_whiteout() {
     assert_eq!(view.attr("below").unwrap().rdev, 0);
 }
 
-fn nothing_is_left_counted() {
+pub fn nothing_is_left_counted() {
     let dirs = Dirs::new(1);
     put(&dirs.layer(0), "d/file", "x");
     let view = dirs.view();

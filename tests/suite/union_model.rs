@@ -15,15 +15,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rustix::fs::{CWD, OFlags, RenameFlags};
 
-use super::union_support::{Case, Dirs, View, get_xattr, opaque, whiteout};
-
-pub const CASES: &[Case] = &[
-    ("union_model::random_operations", random_operations),
-    (
-        "union_model::random_layers_without_operations",
-        random_layers_without_operations,
-    ),
-];
+use super::union_support::{Dirs, View, get_xattr, opaque, whiteout};
 
 #[derive(Debug, Clone)]
 enum Put {
@@ -614,7 +606,7 @@ fn run(cases: u32, ops: std::ops::Range<usize>) {
         .unwrap();
 }
 
-fn random_operations() {
+pub fn random_operations() {
     let cases = std::env::var("PROPTEST_CASES")
         .ok()
         .and_then(|n| n.parse().ok())
@@ -622,6 +614,6 @@ fn random_operations() {
     run(cases, 0..60);
 }
 
-fn random_layers_without_operations() {
+pub fn random_layers_without_operations() {
     run(60, 0..1);
 }

@@ -10,58 +10,9 @@ use std::time::Duration;
 use layerctl::union::{Options, Union, mount};
 
 use super::union_mounted::{Overlay, View, listing, options, rich_layers, run, sh, unmount};
-use super::union_support::{Case, Dirs, get_xattr, open_dir, put};
+use super::union_support::{Dirs, get_xattr, open_dir, put};
 
-pub const CASES: &[Case] = &[
-    (
-        "union_mount::shows_what_overlayfs_shows",
-        shows_what_overlayfs_shows,
-    ),
-    (
-        "union_mount::overlayfs_reads_what_a_view_wrote",
-        overlayfs_reads_what_a_view_wrote,
-    ),
-    (
-        "union_mount::mapped_pages_are_coherent",
-        mapped_pages_are_coherent,
-    ),
-    (
-        "union_mount::an_open_file_outlives_its_names",
-        an_open_file_outlives_its_names,
-    ),
-    (
-        "union_mount::a_removed_working_directory",
-        a_removed_working_directory,
-    ),
-    (
-        "union_mount::lazily_detached_and_mounted_over",
-        lazily_detached_and_mounted_over,
-    ),
-    ("union_mount::wide_directories", wide_directories),
-    (
-        "union_mount::entries_come_and_go_while_listed",
-        entries_come_and_go_while_listed,
-    ),
-    (
-        "union_mount::default_acls_and_umask",
-        default_acls_and_umask,
-    ),
-    ("union_mount::writing_clears_set_id", writing_clears_set_id),
-    ("union_mount::read_only", read_only),
-    ("union_mount::two_hundred_layers", two_hundred_layers),
-    (
-        "union_mount::paths_longer_than_path_max",
-        paths_longer_than_path_max,
-    ),
-    ("union_mount::a_full_disk", a_full_disk),
-    ("union_mount::errors_say_where", errors_say_where),
-    (
-        "union_mount::many_processes_at_once",
-        many_processes_at_once,
-    ),
-];
-
-fn shows_what_overlayfs_shows() {
+pub fn shows_what_overlayfs_shows() {
     let view = View::new(rich_layers());
     let overlay = Overlay::new(&view.dirs, "ovl-upper", "ovl-work");
     assert_eq!(listing(&view.mnt), listing(&overlay.0));
@@ -78,7 +29,7 @@ fn shows_what_overlayfs_shows() {
     assert_eq!(listing(&view.mnt), listing(&overlay.0));
 }
 
-fn overlayfs_reads_what_a_view_wrote() {
+pub fn overlayfs_reads_what_a_view_wrote() {
     let mut view = View::new(rich_layers());
     sh(
         "echo more >> etc/passwd; mv etc etc2; mkdir etc; rm -r hidden; mkdir hidden; rm suid
@@ -92,7 +43,7 @@ fn overlayfs_reads_what_a_view_wrote() {
     assert_eq!(shown, listing(&overlay.0));
 }
 
-fn mapped_pages_are_coherent() {
+pub fn mapped_pages_are_coherent() {
     let dirs = Dirs::new(1);
     put(&dirs.layer(0), "file", &"a".repeat(8192));
     let view = View::new(dirs);
@@ -131,7 +82,7 @@ m.flush(); m.close(); f.close()
     );
 }
 
-fn an_open_file_outlives_its_names() {
+pub fn an_open_file_outlives_its_names() {
     let dirs = Dirs::new(1);
     put(&dirs.layer(0), "lower", "lower");
     put(&dirs.layer(0), "also", "also");
@@ -174,7 +125,7 @@ fn an_open_file_outlives_its_names() {
     assert_eq!(&byte, b"2");
 }
 
-fn a_removed_working_directory() {
+pub fn a_removed_working_directory() {
     let dirs = Dirs::new(1);
     fs::create_dir(dirs.layer(0).join("lower")).unwrap();
     let view = View::new(dirs);
@@ -187,7 +138,7 @@ fn a_removed_working_directory() {
     }
 }
 
-fn lazily_detached_and_mounted_over() {
+pub fn lazily_detached_and_mounted_over() {
     let dirs = Dirs::new(1);
     put(&dirs.layer(0), "file", "content");
     let mut view = View::new(dirs);
@@ -215,7 +166,7 @@ fn lazily_detached_and_mounted_over() {
     assert_eq!(fs::read(view.dirs.upper().join("new")).unwrap(), b"late");
 }
 
-fn wide_directories() {
+pub fn wide_directories() {
     const COUNT: usize = 100_000;
     let dirs = Dirs::new(1);
     let wide = dirs.layer(0).join("wide");
@@ -234,7 +185,7 @@ fn wide_directories() {
     assert!(!names.contains(std::ffi::OsStr::new("7")));
 }
 
-fn entries_come_and_go_while_listed() {
+pub fn entries_come_and_go_while_listed() {
     let dirs = Dirs::new(1);
     for i in 0..2000 {
         put(&dirs.layer(0), &format!("dir/{i:04}"), "");
@@ -257,7 +208,7 @@ fn entries_come_and_go_while_listed() {
     assert!(left >= 2000);
 }
 
-fn default_acls_and_umask() {
+pub fn default_acls_and_umask() {
     let dirs = Dirs::new(1);
     put(&dirs.layer(0), "acl/old", "x");
     run(Command::new("setfacl")
@@ -296,7 +247,7 @@ fn default_acls_and_umask() {
     );
 }
 
-fn writing_clears_set_id() {
+pub fn writing_clears_set_id() {
     let dirs = Dirs::new(1);
     for name in ["written", "truncated", "opened", "chowned"] {
         put(&dirs.layer(0), name, "content");
@@ -327,7 +278,7 @@ fn writing_clears_set_id() {
     }
 }
 
-fn read_only() {
+pub fn read_only() {
     let dirs = rich_layers();
     let mut layers = dirs.open();
     (layers.upper, layers.work) = (None, None);
@@ -357,7 +308,7 @@ fn libc_erofs() -> i32 {
     rustix::io::Errno::ROFS.raw_os_error()
 }
 
-fn two_hundred_layers() {
+pub fn two_hundred_layers() {
     let dirs = Dirs::new(200);
     for layer in 0..200 {
         put(
@@ -378,7 +329,7 @@ fn two_hundred_layers() {
     assert!(!view.path("d").exists());
 }
 
-fn paths_longer_than_path_max() {
+pub fn paths_longer_than_path_max() {
     // Python, because a shell that changes directory wants to know where it is.
     let python = |script: &str, at: &Path| {
         let script = format!("import os\nname = 'x' * 200\n{script}");
@@ -416,7 +367,7 @@ assert sorted(os.listdir('.')) == ['dir', 'file2']";
         .current_dir(view.dirs.layer(0)));
 }
 
-fn a_full_disk() {
+pub fn a_full_disk() {
     let dirs = Dirs::new(1);
     put(&dirs.layer(0), "big", &"b".repeat(3 << 20));
     put(&dirs.layer(0), "dir/small", "s");
@@ -465,7 +416,7 @@ fn a_full_disk() {
     assert_eq!(after.unwrap_err().raw_os_error(), Some(nospc));
 }
 
-fn errors_say_where() {
+pub fn errors_say_where() {
     let dirs = Dirs::new(1);
     let union = Union::new(dirs.open(), Options::default()).unwrap();
     let missing = dirs.path("missing");
@@ -480,7 +431,7 @@ fn errors_say_where() {
     assert!(Union::new(layers, Options::default()).is_err());
 }
 
-fn many_processes_at_once() {
+pub fn many_processes_at_once() {
     let dirs = Dirs::new(1);
     for i in 0..40 {
         put(

@@ -15,7 +15,6 @@ use rustix::fs::{FileType, Mode, OFlags, XattrFlags};
 
 use crate::harness::disk;
 
-pub type Case = (&'static str, fn());
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Root, as the caller of everything.
