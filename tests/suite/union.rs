@@ -9,8 +9,16 @@ use layerctl::union::{
     What, XattrSet,
 };
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
-use super::union_support::{Dirs, ROOT, get_xattr, opaque, open_dir, put, set_xattr, whiteout};
+use crate::harness::Store;
+use crate::harness::process::kill_hard;
+use crate::harness::store::names_in;
+use crate::samples::app;
+
+use super::union_support::{
+    Dirs, ROOT, View, get_xattr, opaque, open_dir, put, set_xattr, whiteout,
+};
 
 pub fn whiteouts_only_where_needed() {
     let dirs = Dirs::new(2);
@@ -250,7 +258,7 @@ pub fn numbers_stay() {
     put(&dirs.layer(1), "d/file", "x");
     put(&dirs.layer(0), "d/other", "x");
     let view = dirs.view();
-    let number = |view: &super::union_support::View, path: &str| view.attr(path).unwrap().ino;
+    let number = |view: &View, path: &str| view.attr(path).unwrap().ino;
     let (dir, file) = (number(&view, "d"), number(&view, "d/file"));
     view.write("d/file", 0, b"y").unwrap();
     assert_eq!((number(&view, "d"), number(&view, "d/file")), (dir, file));
@@ -299,7 +307,7 @@ pub fn private_xattrs_are_hidden() {
     let again = view
         .union
         .setxattr(link.attr.ino, b"trusted.x", b"1", XattrSet::Create);
-    assert_eq!(again, Err(Error::Sys(rustix::io::Errno::EXIST)));
+    assert_eq!(again, Err(Error::Sys(Errno::EXIST)));
     assert_eq!(
         view.union.getxattr(f, b"trusted.x"),
         Err(Error::NoAttribute)
@@ -372,7 +380,7 @@ pub fn names() {
     );
     let too_long = "n".repeat(256);
     let error = view.create(&too_long, b"").unwrap_err();
-    assert_eq!(error.errno(), rustix::io::Errno::NAMETOOLONG.raw_os_error());
+    assert_eq!(error.errno(), Errno::NAMETOOLONG.raw_os_error());
     for name in [&b""[..], b".", b"..", b"a/b", b"a\0b"] {
         assert_eq!(
             view.union.lookup(ROOT_INO, name).unwrap_err(),
@@ -402,9 +410,45 @@ pub fn errors_are_not_absence() {
     );
     let view = dirs.view();
     let error = view.entry("dir").unwrap_err();
-    assert_eq!(error, Error::Sys(rustix::io::Errno::IO));
+    assert_eq!(error, Error::Sys(Errno::IO));
     assert!(view.mkdir("dir").is_err());
     assert_eq!(view.list("").unwrap(), ["dir"]);
+}
+
+/// The lower layer is a view whose server is dead: every call on it fails.
+pub fn a_dead_layer_is_not_an_empty_one() {
+    let store = Store::new();
+    store.load(&app(&["app:1"]));
+    let (_, below) = store.create_mounted("app:1");
+    let dirs = Dirs::new(1);
+    put(&dirs.layer(0), "file", "x");
+    put(&dirs.layer(0), "dir/file", "x");
+    let mut layers = dirs.open();
+    layers.lowers.push(open_dir(&below));
+    let view = View {
+        union: Union::new(layers, Options { volatile: true }).unwrap(),
+    };
+    // Not through the view: the kernel would remember that the lower layer has none of that name.
+    put(&dirs.upper(), "made", "m");
+    kill_hard(store.server());
+    let failed = Error::Sys(Errno::NOTCONN);
+    // A file of the upper layer hides whatever the lower one has.
+    assert_eq!(view.read("file").unwrap(), b"x");
+    // Absent in the upper layer, or to be merged with what the lower one has.
+    for name in ["etc", "missing", "dir", "dir/file"] {
+        assert_eq!(view.entry(name).unwrap_err(), failed, "{name}");
+    }
+    assert_eq!(view.list(""), Err(failed));
+    assert_eq!(view.mkdir("new"), Err(failed));
+    assert_eq!(view.create("new", b""), Err(failed));
+    assert_eq!(view.link("made", "new"), Err(failed));
+    // Whether these need a whiteout is not known.
+    assert_eq!(view.unlink("made"), Err(failed));
+    let moved = view.rename("made", "new", RenameHow::Replace);
+    assert_eq!(moved, Err(failed));
+    assert_eq!(names_in(&dirs.upper()), ["made"]);
+    assert_eq!(names_in(&dirs.path("work")), [""; 0]);
+    assert_eq!(view.read("made").unwrap(), b"m");
 }
 
 pub fn a_null_device_is_no_whiteout() {
