@@ -205,6 +205,7 @@ fn cases() -> Vec<Case> {
             an_opaque_root_hides_the_layers_below, names, errors_are_not_absence,
             a_null_device_is_no_whiteout, nothing_is_left_counted,
         }),
+        cases!(STORE_ON_DISK => union::{no_copy_up_without_the_attributes}),
         cases!(VIEW => union::{a_dead_layer_is_not_an_empty_one}),
         cases!(STORE => union_model::{random_operations, random_layers_without_operations}),
         cases!(BESIDE_OVERLAY => union_mount::{

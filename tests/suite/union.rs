@@ -11,9 +11,9 @@ use layerctl::union::{
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use crate::harness::Store;
 use crate::harness::process::kill_hard;
 use crate::harness::store::names_in;
+use crate::harness::{LoopFs, Store};
 use crate::samples::app;
 
 use super::union_support::{
@@ -107,6 +107,40 @@ pub fn copy_up_keeps_everything() {
         assert_eq!(get_xattr(&copy, name), get_xattr(&lower, name), "{name}");
     }
     assert_eq!(get_xattr(&copy, "trusted.overlay.metacopy"), None);
+}
+
+/// The upper directory's filesystem has no room for the attributes of the lower one's.
+pub fn no_copy_up_without_the_attributes() {
+    let disk = LoopFs::with_blocks_of(1024, 16);
+    let dirs = Dirs::new(1);
+    put(&dirs.layer(0), "file", "content");
+    put(&dirs.layer(0), "dir/file", "content");
+    for name in ["file", "dir"] {
+        set_xattr(&dirs.layer(0).join(name), "user.large", &[b'x'; 3000]);
+    }
+    let (upper, work) = (disk.path().join("upper"), disk.path().join("work"));
+    fs::create_dir(&upper).unwrap();
+    fs::create_dir(&work).unwrap();
+    let layers = Layers {
+        upper: Some(open_dir(&upper)),
+        work: Some(open_dir(&work)),
+        ..dirs.open()
+    };
+    let view = View {
+        union: Union::new(layers, Options { volatile: true }).unwrap(),
+    };
+    let failed = Err(Error::Sys(Errno::NOSPC));
+    assert_eq!(view.write("file", 0, b"C"), failed);
+    assert_eq!(view.write("dir/file", 0, b"C"), failed);
+    assert_eq!(view.mkdir("dir/new"), failed);
+    let mode = SetAttr {
+        mode: Some(0o600),
+        ..SetAttr::default()
+    };
+    assert_eq!(view.setattr("file", &mode).map(drop), failed);
+    assert_eq!(names_in(&upper), [""; 0]);
+    assert_eq!(names_in(&work), [""; 0]);
+    assert_eq!(view.read("file").unwrap(), b"content");
 }
 
 pub fn copy_up_leaves_the_parents_times() {

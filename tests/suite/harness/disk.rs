@@ -19,11 +19,20 @@ impl LoopFs {
     /// A fresh, empty one of this size.
     #[track_caller]
     pub fn new(mib: u64) -> LoopFs {
-        LoopFs::try_new(mib, image_dir()).unwrap_or_else(|why| panic!("loop ext4: {why}"))
+        LoopFs::try_new(mib, &[]).unwrap_or_else(|why| panic!("loop ext4: {why}"))
     }
 
-    fn try_new(mib: u64, below: PathBuf) -> Result<LoopFs, String> {
+    /// As `new`, with blocks of as many bytes; an inode has no more room than one of them for its
+    /// extended attributes.
+    #[track_caller]
+    pub fn with_blocks_of(bytes: u32, mib: u64) -> LoopFs {
+        let size = format!("-b{bytes}");
+        LoopFs::try_new(mib, &[&size]).unwrap_or_else(|why| panic!("loop ext4: {why}"))
+    }
+
+    fn try_new(mib: u64, more_options: &[&str]) -> Result<LoopFs, String> {
         let step = |e: std::io::Error| e.to_string();
+        let below = image_dir();
         std::fs::create_dir_all(&below).map_err(step)?;
         let dir = tempfile::Builder::new()
             .prefix("disk-")
@@ -35,12 +44,16 @@ impl LoopFs {
         let disk = LoopFs { dir };
         std::fs::create_dir(disk.path()).map_err(step)?;
         // No reserved blocks and no lazy initialisation: the counters move by what the test does.
-        let options = "-Elazy_itable_init=0,lazy_journal_init=0";
-        done(command(
-            "mkfs.ext4",
-            &["-q", "-F", "-m0", options],
-            &[&image],
-        ))?;
+        let options = [
+            &[
+                "-q",
+                "-F",
+                "-m0",
+                "-Elazy_itable_init=0,lazy_journal_init=0",
+            ],
+            more_options,
+        ];
+        done(command("mkfs.ext4", &options.concat(), &[&image]))?;
         disk.mount()?;
         Ok(disk)
     }
@@ -123,7 +136,7 @@ fn command(program: &str, options: &[&str], paths: &[&Path]) -> Command {
 pub fn loop_mount_works() -> bool {
     super::needs::is_root()
         && process::on_path("mkfs.ext4").is_some()
-        && LoopFs::try_new(16, image_dir()).is_ok()
+        && LoopFs::try_new(16, &[]).is_ok()
 }
 
 /// The images of loop filesystems may lie on anything that has room.
@@ -149,7 +162,7 @@ pub fn base_dir() -> Option<&'static Path> {
             .find(|dir| std::fs::create_dir_all(dir).is_ok() && is_disk(dir))
             .map(|dir| own(&dir));
         let base = found.or_else(|| {
-            let disk = LoopFs::try_new(4096, image_dir()).ok()?;
+            let disk = LoopFs::try_new(4096, &[]).ok()?;
             let path = disk.path();
             SHARED.lock().expect("not poisoned").replace(disk);
             Some(path)
