@@ -187,6 +187,7 @@ fn cases() -> Vec<Case> {
         cases!(STORE => archives_hostile::{
             docker_archives, links_between_layers, oci_layouts, oci_platforms,
             oci_links_out_of_the_layout, outer_tars, memory_stays_bounded,
+            a_compressed_layer_of_another_digest,
         }),
         cases!(STORE => archives_layers::{
             refused_entries, contained_entries, truncated_layers, mutated_layers, cancelled,
