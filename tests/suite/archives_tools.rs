@@ -10,7 +10,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use tempfile::TempDir;
 
 use crate::archives_support::{
-    Overlay, assert_same, images, open, scratch, shell, tree, unpack_image,
+    assert_same, images, open, overlay_of, scratch, shell, tree, unpack_image,
 };
 use crate::harness::store::mounts_below;
 
@@ -143,7 +143,7 @@ fn check(what: &str, archive: &Path, ids: &[&str], names: &[&str]) -> Vec<Archiv
     for (image, name) in images.iter().zip(names) {
         let into = scratch();
         let dirs = unpack_image(&opened, image, into.path());
-        let overlay = Overlay::mount(&dirs);
+        let overlay = overlay_of(&dirs);
         assert_same(what, &tree(&overlay.path()), &podman_tree(name));
     }
     images
@@ -266,7 +266,7 @@ pub fn umoci_layout() {
         assert!(found[0].tags.is_empty() && found[0].layers.len() == 2);
         let into = scratch();
         let dirs = unpack_image(&archive, &found[0], into.path());
-        let overlay = Overlay::mount(&dirs);
+        let overlay = overlay_of(&dirs);
         let mut want = tree(&out.path().join("again/rootfs"));
         let got = tree(&overlay.path());
         // umoci leaves unchanged parents out of its layers; then they are made, here as by Docker, with time 0,
@@ -304,7 +304,7 @@ pub fn docker() {
     assert_eq!(found[0].id.hex(), upper);
     assert_eq!(tags(&found[0]), ["localhost/upper:2", "second:1"]);
     let into = scratch();
-    let overlay = Overlay::mount(&unpack_image(&archive, &found[0], into.path()));
+    let overlay = overlay_of(&unpack_image(&archive, &found[0], into.path()));
     // Without the container's own `-init` layer.
     let mut theirs: Vec<PathBuf> = merged
         .split(':')
@@ -312,7 +312,7 @@ pub fn docker() {
         .map(PathBuf::from)
         .collect();
     theirs.reverse();
-    let want = Overlay::mount(&theirs);
+    let want = overlay_of(&theirs);
     assert_same("docker", &tree(&overlay.path()), &tree(&want.path()));
     let ids = |name: &str| images(&at(name)).unwrap().len();
     assert_eq!((ids("built.tar"), ids("both.tar")), (1, 2));

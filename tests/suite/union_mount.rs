@@ -8,14 +8,15 @@ use std::process::Command;
 use std::time::Duration;
 
 use layerctl::union::{Options, Union, mount};
+use rustix::io::Errno;
 
-use super::union_mounted::{Overlay, View, listing, options, rich_layers, run, sh, unmount};
+use super::union_mounted::{View, listing, options, overlay_of, rich_layers, run, sh, unmount};
 use super::union_support::{Dirs, get_xattr, open_dir, put};
 
 pub fn shows_what_overlayfs_shows() {
     let view = View::new(rich_layers());
-    let overlay = Overlay::new(&view.dirs, "ovl-upper", "ovl-work");
-    assert_eq!(listing(&view.mnt), listing(&overlay.0));
+    let overlay = overlay_of(&view.dirs, "ovl-upper", "ovl-work");
+    assert_eq!(listing(&view.mnt), listing(&overlay.path()));
     // The same changes in both. (No change to a hard link: there overlayfs breaks it.)
     let changes = "
         echo more >> etc/passwd; chmod 600 etc/group; chown 5:6 suid; touch -d @77.123456789 null
@@ -25,8 +26,8 @@ pub fn shows_what_overlayfs_shows() {
         touch -d @99.5 etc etc2 hidden file-then-dir etc2/deep etc2/passwd gone etc2/group
         touch -d @99.5 file-then-dir/dir-then-file";
     sh(changes, &view.mnt);
-    sh(changes, &overlay.0);
-    assert_eq!(listing(&view.mnt), listing(&overlay.0));
+    sh(changes, &overlay.path());
+    assert_eq!(listing(&view.mnt), listing(&overlay.path()));
 }
 
 pub fn overlayfs_reads_what_a_view_wrote() {
@@ -39,8 +40,8 @@ pub fn overlayfs_reads_what_a_view_wrote() {
     );
     let shown = listing(&view.mnt);
     view.unmount();
-    let overlay = Overlay::new(&view.dirs, "upper", "ovl-work");
-    assert_eq!(shown, listing(&overlay.0));
+    let overlay = overlay_of(&view.dirs, "upper", "ovl-work");
+    assert_eq!(shown, listing(&overlay.path()));
 }
 
 pub fn mapped_pages_are_coherent() {
@@ -297,15 +298,11 @@ pub fn read_only() {
     unmount(&mnt, false);
     server.join().unwrap().unwrap();
     assert_eq!(readable, b"root");
-    assert_eq!(error.raw_os_error(), Some(libc_erofs()));
+    assert_eq!(error.raw_os_error(), Some(Errno::ROFS.raw_os_error()));
     assert!(
         line.starts_with("layerctl ") && line.contains(" fuse.layerctl ro,"),
         "{line}"
     );
-}
-
-fn libc_erofs() -> i32 {
-    rustix::io::Errno::ROFS.raw_os_error()
 }
 
 pub fn two_hundred_layers() {
@@ -404,7 +401,7 @@ pub fn a_full_disk() {
     unmount(&mnt, false);
     server.join().unwrap().unwrap();
     unmount(&small, false);
-    let nospc = rustix::io::Errno::NOSPC.raw_os_error();
+    let nospc = Errno::NOSPC.raw_os_error();
     assert_eq!(error.unwrap_err().raw_os_error(), Some(nospc));
     assert!(left.is_empty(), "{left:?}");
     assert!(made.is_empty(), "{made:?}");

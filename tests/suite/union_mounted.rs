@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use layerctl::union::{MountOptions, Options, Union, mount};
 
-use crate::harness::{Run, disk};
+use crate::harness::{Overlay, Run, disk};
 use crate::union_support::{Dirs, get_xattr, opaque, put, set_xattr, whiteout};
 
 /// A view served by a thread of this process.
@@ -74,32 +74,10 @@ pub fn unmount(path: &Path, lazy: bool) {
     rustix::mount::unmount(path, flags).unwrap();
 }
 
-/// A kernel overlayfs mount, gone with this.
-pub struct Overlay(pub PathBuf);
-
-impl Overlay {
-    pub fn new(dirs: &Dirs, upper: &str, work: &str) -> Overlay {
-        let at = dirs.path("ovl");
-        let lowers: Vec<String> = (0..dirs.layers)
-            .map(|l| dirs.layer(l).display().to_string())
-            .collect();
-        let data = format!(
-            "lowerdir={},upperdir={},workdir={},redirect_dir=on,index=off",
-            lowers.join(":"),
-            dirs.path(upper).display(),
-            dirs.path(work).display(),
-        );
-        run(Command::new("mount")
-            .args(["-t", "overlay", "overlay", "-o", &data])
-            .arg(&at));
-        Overlay(at)
-    }
-}
-
-impl Drop for Overlay {
-    fn drop(&mut self) {
-        unmount(&self.0, true);
-    }
+/// A kernel overlayfs of the same layers.
+pub fn overlay_of(dirs: &Dirs, upper: &str, work: &str) -> Overlay {
+    let layers: Vec<PathBuf> = (0..dirs.layers).map(|layer| dirs.layer(layer)).collect();
+    Overlay::new(&layers, Some((&dirs.path(upper), &dirs.path(work))))
 }
 
 #[track_caller]
@@ -126,7 +104,7 @@ pub fn listing(root: &Path) -> Vec<String> {
             let meta = fs::symlink_metadata(&full).unwrap();
             // The number in the listing is the one of stat.
             let d_ino = std::os::unix::fs::DirEntryExt::ino(&entry);
-            assert!(d_ino == meta.ino() || root.ends_with("ovl"), "{path:?}");
+            assert!(d_ino == meta.ino() || root.ends_with("merged"), "{path:?}");
             let content = if meta.is_file() {
                 format!("{:?}", fs::read(&full).unwrap())
             } else if meta.is_symlink() {
