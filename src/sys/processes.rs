@@ -288,7 +288,9 @@ mod tests {
         let pid = child.id().cast_signed();
         // Between fork and exec the child still is this program.
         let sleeps = || std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() == "sleep\n";
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
         while !sleeps() {
+            assert!(std::time::Instant::now() < end, "it begins to sleep");
             std::thread::yield_now();
         }
         let device = device_of(Path::new(&format!("/proc/{pid}/exe"))).unwrap();

@@ -47,6 +47,7 @@ mod union_support;
 mod view;
 
 use harness::needs::{Case, Need};
+use harness::watchdog::watch;
 use libtest_mimic::{Arguments, Completion, Trial};
 
 /// Registers functions under `topic::name`, all with the same needs.
@@ -55,7 +56,7 @@ macro_rules! cases {
         vec![$($(Case {
             name: concat!(stringify!($topic), "::", stringify!($name)),
             run: $topic::$name,
-            needs: $needs,
+            needs: $needs.to_vec(),
         }),*),*]
     };
 }
@@ -69,52 +70,19 @@ const STRACE: &[Need] = &[Need::Disk, Need::Root, Need::Tool("strace")];
 const STRACE_VIEW: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Tool("strace")];
 const UNSHARE: &[Need] = &[Need::Disk, Need::Root, Need::Tool("unshare")];
 const UNSHARE_VIEW: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Tool("unshare")];
-const UNION_MOUNT: &[Need] = &[
-    Need::Disk,
-    Need::Root,
-    Need::Fuse,
-    Need::Overlay,
-    Need::Tool("python3"),
-    Need::Tool("setfacl"),
-    Need::Tool("setpriv"),
-];
-const PODMAN: &[Need] = &[
-    Need::Disk,
-    Need::Root,
-    Need::Overlay,
-    Need::Tool("buildah"),
-    Need::Tool("podman"),
-];
-const SKOPEO: &[Need] = &[
-    Need::Disk,
-    Need::Root,
-    Need::Overlay,
-    Need::Tool("buildah"),
-    Need::Tool("podman"),
-    Need::Tool("skopeo"),
-];
-const UMOCI: &[Need] = &[
-    Need::Disk,
-    Need::Root,
-    Need::Overlay,
-    Need::Tool("buildah"),
-    Need::Tool("podman"),
-    Need::Tool("skopeo"),
-    Need::Tool("umoci"),
-];
-const DOCKER: &[Need] = &[
-    Need::Disk,
-    Need::Root,
-    Need::Overlay,
-    Need::Tool("buildah"),
-    Need::Tool("podman"),
-    Need::Tool("docker"),
-    Need::Tool("dockerd"),
-];
-
-const SKOPEO_VIEW: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Tool("skopeo")];
 
 fn cases() -> Vec<Case> {
+    let skopeo = &[Need::Tool("skopeo")];
+    let docker = &[Need::Tool("docker"), Need::Tool("dockerd")];
+    let compressors = &[Need::Tool("gzip"), Need::Tool("xz"), Need::Tool("zstd")];
+    let python = &[Need::Tool("python3")];
+    // What `archives_tools` makes its images with.
+    let podman = &[
+        STORE,
+        &[Need::Overlay, Need::Tool("setfattr"), Need::Tool("runc")],
+        &[Need::Tool("buildah"), Need::Tool("podman")],
+    ]
+    .concat()[..];
     [
         cases!(STORE => rmi::{
             unused_goes, one_of_several_tags_is_only_untagged, several_tags_by_id,
@@ -189,7 +157,7 @@ fn cases() -> Vec<Case> {
             one_container_is_mounted_once,
         }),
         cases!(VIEW => chaos::{nothing_is_damaged_or_left_over}),
-        cases!(SKOPEO_VIEW => load::{oci_forms}),
+        cases!([VIEW, skopeo].concat() => load::{oci_forms}),
         cases!(STORE => safeguards::{
             a_whole_leftover_is_adopted, what_is_mounted_in_the_store_is_spared,
             a_load_that_fails_at_its_end_leaves_nothing, a_load_whose_commit_fails_leaves_nothing,
@@ -239,16 +207,50 @@ fn cases() -> Vec<Case> {
             what_a_container_synced_is_on_disk, copied_up_data_reaches_the_disk_before_its_name,
             a_view_and_its_removed_image,
         }),
-        all(STORE, archives::CASES),
-        all(STORE, archives_hostile::CASES),
-        all(STORE, archives_layers::CASES),
-        all(PODMAN, &archives_tools::CASES[..2]),
-        all(SKOPEO, &archives_tools::CASES[2..3]),
-        all(UMOCI, &archives_tools::CASES[3..4]),
-        all(DOCKER, &archives_tools::CASES[4..]),
-        all(STORE, union::CASES),
-        all(STORE, union_model::CASES),
-        all(UNION_MOUNT, union_mount::CASES),
+        cases!(STORE => archives::{
+            metadata, links, devices, long_and_odd_names, whiteouts, opaque_directories,
+            the_last_entry_wins, missing_parents, private_attributes, acls, sparse_files_of_gnu_tar,
+            digest_of_the_whole_stream, what_we_write_we_read, many_directories,
+        }),
+        cases!([STORE, compressors].concat() => archives::{whole_archive_compressed}),
+        cases!(STORE => archives_hostile::{
+            docker_archives, links_between_layers, oci_layouts, oci_platforms,
+            oci_links_out_of_the_layout, outer_tars, memory_stays_bounded,
+            a_compressed_layer_of_another_digest,
+        }),
+        cases!(STORE => archives_layers::{
+            refused_entries, contained_entries, truncated_layers, mutated_layers, cancelled,
+        }),
+        cases!([podman, &[Need::Tool("zstd")]].concat() => archives_tools::{podman_docker_archive}),
+        cases!([podman, &[Need::Tool("gzip")]].concat() => archives_tools::{podman_oci}),
+        cases!([podman, skopeo].concat() => archives_tools::{skopeo}),
+        cases!([podman, &[Need::Tool("umoci")]].concat() => archives_tools::{umoci_layout}),
+        cases!([podman, docker].concat() => archives_tools::{docker}),
+        cases!(STORE => union::{
+            an_unlinked_name_and_one_not_looked_up, whiteouts_only_where_needed,
+            removed_trees_do_not_come_back, copy_up_keeps_everything,
+            copy_up_leaves_the_parents_times, hard_links_survive_copy_up,
+            hard_links_below_moved_directories, an_early_reader_sees_later_writes, numbers_stay,
+            private_xattrs_are_hidden, leftovers_are_removed_at_start, redirects_in_layers,
+            an_opaque_root_hides_the_layers_below, names, errors_are_not_absence,
+            a_null_device_is_no_whiteout, nothing_is_left_counted,
+        }),
+        cases!(STORE_ON_DISK => union::{no_copy_up_without_the_attributes}),
+        cases!(VIEW => union::{a_dead_layer_is_not_an_empty_one}),
+        cases!(STORE => union_model::{random_operations, random_layers_without_operations}),
+        cases!(BESIDE_OVERLAY => union_mount::{
+            shows_what_overlayfs_shows, overlayfs_reads_what_a_view_wrote,
+        }),
+        cases!([VIEW, python].concat() => union_mount::{
+            mapped_pages_are_coherent, paths_longer_than_path_max,
+        }),
+        cases!([VIEW, &[Need::Tool("setfacl")]].concat() => union_mount::{default_acls_and_umask}),
+        cases!([VIEW, &[Need::Tool("setpriv")]].concat() => union_mount::{writing_clears_set_id}),
+        cases!(VIEW => union_mount::{
+            an_open_file_outlives_its_names, a_removed_working_directory,
+            lazily_detached_and_mounted_over, wide_directories, entries_come_and_go_while_listed,
+            read_only, two_hundred_layers, a_full_disk, errors_say_where, many_processes_at_once,
+        }),
     ]
     .into_iter()
     .flatten()
@@ -258,14 +260,6 @@ fn cases() -> Vec<Case> {
 /// Something of the case's name to be asked whether it is selected.
 fn placeholder(case: &Case) -> Trial {
     Trial::test(case.name, || Ok(()))
-}
-
-/// The cases of a file that lists them itself.
-fn all(needs: &'static [Need], cases: &[(&'static str, fn())]) -> Vec<Case> {
-    cases
-        .iter()
-        .map(|&(name, run)| Case { name, run, needs })
-        .collect()
 }
 
 fn main() -> std::process::ExitCode {
@@ -286,6 +280,7 @@ fn main() -> std::process::ExitCode {
             Ok(match unmet {
                 Some(why) => Completion::ignored_with(format!("needs {why}")),
                 None => {
+                    let _watch = watch(case.name);
                     run();
                     Completion::Completed
                 }
@@ -296,6 +291,7 @@ fn main() -> std::process::ExitCode {
         eprintln!("{line}");
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
+    archives_tools::release();
     harness::disk::release();
     conclusion.exit_code()
 }

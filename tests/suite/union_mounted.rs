@@ -8,7 +8,8 @@ use std::thread::JoinHandle;
 
 use layerctl::union::{MountOptions, Options, Union, mount};
 
-use super::union_support::{Dirs, get_xattr, opaque, put, set_xattr, whiteout};
+use crate::harness::{Overlay, Run, disk};
+use crate::union_support::{Dirs, get_xattr, opaque, put, set_xattr, whiteout};
 
 /// A view served by a thread of this process.
 pub struct View {
@@ -45,7 +46,7 @@ impl View {
     pub fn again(mut self) -> View {
         self.unmount();
         let dirs = Dirs {
-            temp: std::mem::replace(&mut self.dirs.temp, tempfile::tempdir().unwrap()),
+            temp: std::mem::replace(&mut self.dirs.temp, disk::temp_dir()),
             layers: self.dirs.layers,
         };
         View::new(dirs)
@@ -73,26 +74,10 @@ pub fn unmount(path: &Path, lazy: bool) {
     rustix::mount::unmount(path, flags).unwrap();
 }
 
-/// A kernel overlayfs mount, gone with this.
-pub struct Overlay(pub PathBuf);
-
-impl Overlay {
-    pub fn new(dirs: &Dirs, upper: &str, work: &str) -> Overlay {
-        let at = dirs.path("ovl");
-        let lowers: Vec<String> = (0..dirs.layers)
-            .map(|l| dirs.layer(l).display().to_string())
-            .collect();
-        let data = format!(
-            "lowerdir={},upperdir={},workdir={},redirect_dir=on,index=off",
-            lowers.join(":"),
-            dirs.path(upper).display(),
-            dirs.path(work).display(),
-        );
-        run(Command::new("mount")
-            .args(["-t", "overlay", "overlay", "-o", &data])
-            .arg(&at));
-        Overlay(at)
-    }
+/// A kernel overlayfs of the same layers.
+pub fn overlay_of(dirs: &Dirs, upper: &str, work: &str) -> Overlay {
+    let layers: Vec<PathBuf> = (0..dirs.layers).map(|layer| dirs.layer(layer)).collect();
+    Overlay::new(&layers, Some((&dirs.path(upper), &dirs.path(work))))
 }
 
 /// The paths in a kernel overlayfs of these directories, sorted; `None` where it finds the layers
@@ -112,9 +97,9 @@ pub fn read_tree_with_overlayfs(dirs: &Dirs) -> Option<Vec<String>> {
         }
         Ok(())
     }
-    let overlay = Overlay::new(dirs, "upper", "ovl-work");
+    let overlay = overlay_of(dirs, "upper", "ovl-work");
     let mut found = Vec::new();
-    walk(&overlay.0, &overlay.0, &mut found).ok()?;
+    walk(&overlay.path(), &overlay.path(), &mut found).ok()?;
     found.sort();
     Some(found)
 }
@@ -142,19 +127,12 @@ impl Drop for Tmpfs {
     }
 }
 
-impl Drop for Overlay {
-    fn drop(&mut self) {
-        unmount(&self.0, true);
-    }
-}
-
+#[track_caller]
 pub fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {stderr}");
-    String::from_utf8(output.stdout).unwrap()
+    Run::of(command).ok()
 }
 
+#[track_caller]
 pub fn sh(script: &str, at: &Path) -> String {
     run(Command::new("sh")
         .args(["-e", "-c", script])
@@ -173,7 +151,7 @@ pub fn listing(root: &Path) -> Vec<String> {
             let meta = fs::symlink_metadata(&full).unwrap();
             // The number in the listing is the one of stat.
             let d_ino = std::os::unix::fs::DirEntryExt::ino(&entry);
-            assert!(d_ino == meta.ino() || root.ends_with("ovl"), "{path:?}");
+            assert!(d_ino == meta.ino() || root.ends_with("merged"), "{path:?}");
             let content = if meta.is_file() {
                 format!("{:?}", fs::read(&full).unwrap())
             } else if meta.is_symlink() {

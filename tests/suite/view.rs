@@ -5,52 +5,20 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, mount_bind, unmount};
 
 use crate::harness::store::{is_mounted, names_in};
 use crate::harness::tree::{self, Entry};
-use crate::harness::{Built, Image, Layer, Run, Store, noise, text, wait_until};
+use crate::harness::{Built, Image, Layer, Overlay, Run, Store, noise, text, wait_until};
 
-/// A kernel overlayfs of an image's layers; unmounted when dropped.
-struct Overlay(PathBuf);
-
-impl Overlay {
-    /// Read-only, or with an upper directory.
-    fn new(store: &Store, image: &Built, writable: bool) -> Overlay {
-        let trees: Vec<String> = (0..image.diffs.len())
-            .rev()
-            .map(|n| {
-                store
-                    .root()
-                    .join("layers")
-                    .join(image.layer_dir(n))
-                    .join("tree")
-            })
-            .map(|path| path.to_str().unwrap().to_owned())
-            .collect();
-        let mut options = format!("lowerdir={}", trees.join(":"));
-        if writable {
-            let (upper, work) = (store.new_dir("upper"), store.new_dir("work"));
-            options += &format!(",upperdir={},workdir={}", upper.display(), work.display());
-        }
-        let point = store.new_dir("overlay");
-        let options = std::ffi::CString::new(options).unwrap();
-        mount(
-            "overlay",
-            &point,
-            "overlay",
-            MountFlags::empty(),
-            Some(options.as_c_str()),
-        )
-        .unwrap_or_else(|e| panic!("mount overlay with {options:?}: {e}"));
-        Overlay(point)
-    }
-}
-
-impl Drop for Overlay {
-    fn drop(&mut self) {
-        unmount(&self.0, UnmountFlags::DETACH).ok();
-    }
+/// The trees of an image's layers, the topmost first.
+fn trees(store: &Store, image: &Built) -> Vec<PathBuf> {
+    let layers = store.root().join("layers");
+    (0..image.diffs.len())
+        .rev()
+        .map(|n| layers.join(image.layer_dir(n)).join("tree"))
+        .collect()
 }
 
 /// Every kind of entry, and every way in which a layer changes the ones below.
@@ -144,8 +112,8 @@ pub fn shows_what_overlayfs_shows() {
     let store = Store::new();
     let image = store.load(&everything());
     let (_, view) = store.create_mounted("all:1");
-    let overlay = Overlay::new(&store, &image, false);
-    let (ours, theirs) = (comparable(&view), comparable(&overlay.0));
+    let overlay = Overlay::new(&trees(&store, &image), None);
+    let (ours, theirs) = (comparable(&view), comparable(&overlay.path()));
     assert!(ours.len() > 25, "{} entries", ours.len());
     tree::assert_same(&ours, &theirs);
     // Said once more without the kernel's help.
@@ -224,13 +192,14 @@ pub fn changes_as_overlayfs_changes() {
     let store = Store::new();
     let image = store.load(&everything());
     let (container, view) = store.create_mounted("all:1");
-    let overlay = Overlay::new(&store, &image, true);
+    let (upper, work) = (store.new_dir("upper"), store.new_dir("work"));
+    let overlay = Overlay::new(&trees(&store, &image), Some((&upper, &work)));
     change(&view);
-    change(&overlay.0);
+    change(&overlay.path());
     let ours = tree::read(&view);
     tree::assert_same(
         &without_times(ours.clone()),
-        &without_times(tree::read(&overlay.0)),
+        &without_times(tree::read(&overlay.path())),
     );
 
     // And all of it is there at the next mount, times and inode identity too.
@@ -283,7 +252,7 @@ pub fn a_read_only_view_refuses_writes() {
     let view = store.ok(&["mount", "--read-only", &container]);
     let view = Path::new(view.trim_end());
     let error = fs::write(view.join("new"), "x").unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(30), "EROFS");
+    assert_eq!(error.raw_os_error(), Some(Errno::ROFS.raw_os_error()));
     assert_eq!(fs::read(view.join("comes-back")).unwrap(), b"again");
 }
 
