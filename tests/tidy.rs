@@ -1,11 +1,13 @@
 //! The rules of the layout, kept by a test: which room may use which, where unsafe code may stand,
 //! what lies at the top, how long a file may grow.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The rooms, by tier. A room may use every room of a later tier, and never one of its own; the last
 /// tier stands below all of them and uses nothing.
@@ -48,20 +50,26 @@ impl Source {
         (!matches!(room, "lib" | "main")).then_some(room)
     }
 
+    /// How many modules it is below the crate's root.
+    fn depth(&self) -> usize {
+        let below = self.path.strip_prefix("src").unwrap_or(&self.path);
+        let is_named =
+            |part: &OsStr| !matches!(part.to_str(), Some("mod.rs" | "lib.rs" | "main.rs"));
+        below.iter().filter(|part| is_named(part)).count()
+    }
+
     /// The text with comments and the contents of literals blanked out, lines kept.
     fn code(&self) -> String {
         blank(&self.text)
     }
 }
 
+/// The source files below a directory of the top, which must have some.
 fn sources(dir: &str) -> Vec<Source> {
     let mut found = Vec::new();
     let mut dirs = vec![top().join(dir)];
     while let Some(dir) = dirs.pop() {
-        let Ok(entries) = fs::read_dir(&dir) else {
-            continue;
-        };
-        for entry in entries {
+        for entry in fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display())) {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 dirs.push(path);
@@ -72,6 +80,7 @@ fn sources(dir: &str) -> Vec<Source> {
             }
         }
     }
+    assert!(!found.is_empty(), "no source files in {dir}");
     found.sort_by(|a, b| a.path.cmp(&b.path));
     found
 }
@@ -150,40 +159,82 @@ fn blank(text: &str) -> String {
     out
 }
 
-/// The rooms that `crate::…` and `layerctl::…` paths lead to, in `use` trees and inline.
-fn rooms_used(code: &str) -> BTreeSet<String> {
+/// The rooms that paths from `crate`, `layerctl`, `self` and `super` lead to, in `use` trees and
+/// inline. The code is that of a module so many levels below the crate's root.
+fn rooms_used(code: &str, depth: usize) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    for root in ["crate", "layerctl"] {
+    for root in ["crate", "layerctl", "self", "super"] {
         for (at, _) in code.match_indices(root) {
-            let word_before = code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
-            let Some(path) = code[at + root.len()..].trim_start().strip_prefix("::") else {
-                continue;
-            };
-            if !word_before {
-                heads(path.trim_start(), &mut found);
+            let before = code[..at].trim_end();
+            let is_start = !code[..at].ends_with(is_of_word) && !before.ends_with("::");
+            if is_start {
+                leads_to(&code[at..], depth + inline_modules(&code[..at]), &mut found);
             }
         }
     }
     found
 }
 
-/// The first segments of a path or of a `{…}` tree of paths.
-fn heads(path: &str, found: &mut BTreeSet<String>) {
+fn is_of_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// How many modules written in the file itself are open at the end of `code`.
+fn inline_modules(code: &str) -> usize {
+    let mut open = Vec::new();
+    for (at, c) in code.char_indices() {
+        match c {
+            '{' => {
+                let before = code[..at].trim_end().trim_end_matches(is_of_word);
+                open.push(ends_with_word(before.trim_end(), "mod"));
+            }
+            '}' => {
+                open.pop();
+            }
+            _ => {}
+        }
+    }
+    open.into_iter().filter(|is_module| *is_module).count()
+}
+
+fn ends_with_word(code: &str, word: &str) -> bool {
+    code.strip_suffix(word)
+        .is_some_and(|before| !before.ends_with(is_of_word))
+}
+
+/// The first segments below the crate's root of a path, or of a `{…}` tree of paths, that begins in
+/// a module `depth` levels below it.
+fn leads_to(path: &str, depth: usize, found: &mut BTreeSet<String>) {
+    let path = path.trim_start();
     let Some(tree) = path.strip_prefix('{') else {
-        let end = path.find(|c: char| !c.is_alphanumeric() && c != '_');
-        found.insert(path[..end.unwrap_or(path.len())].to_owned());
+        let end = path.find(|c| !is_of_word(c)).unwrap_or(path.len());
+        let (word, rest) = path.split_at(end);
+        let depth = match word {
+            "crate" | "layerctl" => 0,
+            "super" => depth.saturating_sub(1),
+            "self" => depth,
+            _ if depth == 0 => {
+                found.insert(word.to_owned());
+                return;
+            }
+            // Further down in the same room.
+            _ => return,
+        };
+        if let Some(rest) = rest.trim_start().strip_prefix("::") {
+            leads_to(rest, depth, found);
+        }
         return;
     };
-    let (mut depth, mut start) = (0, 0);
+    let (mut braces, mut start) = (0, 0);
     for (at, c) in tree.char_indices() {
         match c {
-            '{' => depth += 1,
-            ',' if depth == 0 => {
-                heads(tree[start..at].trim(), found);
+            '{' => braces += 1,
+            ',' if braces == 0 => {
+                leads_to(&tree[start..at], depth, found);
                 start = at + 1;
             }
-            '}' if depth == 0 => return heads(tree[start..at].trim(), found),
-            '}' => depth -= 1,
+            '}' if braces == 0 => return leads_to(&tree[start..at], depth, found),
+            '}' => braces -= 1,
             _ => {}
         }
     }
@@ -210,9 +261,9 @@ fn objection(from: &str, to: &str) -> Option<String> {
 
 /// Whether `word` stands in `code` as a word of its own.
 fn has_word(code: &str, word: &str) -> bool {
-    let part = |c: char| c.is_alphanumeric() || c == '_';
-    code.match_indices(word)
-        .any(|(at, _)| !code[..at].ends_with(part) && !code[at + word.len()..].starts_with(part))
+    code.match_indices(word).any(|(at, _)| {
+        !code[..at].ends_with(is_of_word) && !code[at + word.len()..].starts_with(is_of_word)
+    })
 }
 
 #[track_caller]
@@ -231,7 +282,7 @@ fn rooms_use_only_rooms_below() {
         if tier(from).is_none() {
             broken.push(format!("{path}: `{from}` is no room of the plan"));
         }
-        for to in rooms_used(&source.code()) {
+        for to in rooms_used(&source.code(), source.depth()) {
             if let Some(why) = objection(from, &to) {
                 broken.push(format!("{path}: {why}"));
             }
@@ -274,8 +325,59 @@ fn paths_are_found_wherever_they_stand() {
          fn f<'a>(x: &'a str) { let c = '\"'; crate::image::load(\"crate::string::x\") }\n\
          pub(crate) mod z; my_crate::other::y(); r#\"crate::raw::x\"#; crate :: spaced::x;",
     );
-    let rooms: Vec<String> = rooms_used(&code).into_iter().collect();
+    let rooms: Vec<String> = rooms_used(&code, 2).into_iter().collect();
     assert_eq!(rooms, ["db", "image", "model", "spaced", "store", "sys"]);
+}
+
+#[test]
+fn paths_are_followed_upwards() {
+    let used = |path: &str, code: &str| {
+        let source = Source {
+            path: path.into(),
+            text: code.to_owned(),
+        };
+        let rooms = rooms_used(&source.code(), source.depth());
+        rooms.into_iter().collect::<Vec<_>>().join(" ")
+    };
+    for (path, code, rooms) in [
+        ("src/union/fs.rs", "use super::super::db::Db;", "db"),
+        (
+            "src/union/fs.rs",
+            "use super::{attr, super::{db, sys as s}};",
+            "db sys",
+        ),
+        (
+            "src/union/fs.rs",
+            "fn f() { self::super :: super::db::f() }",
+            "db",
+        ),
+        (
+            "src/union/fs.rs",
+            "use super::db::Db; use self::image::x;",
+            "",
+        ),
+        ("src/union/mod.rs", "use super::db::Db;", "db"),
+        ("src/union.rs", "use super::db::Db;", "db"),
+        ("src/union/a/b.rs", "use super::super::db; mod m {}", ""),
+        ("src/db/s.rs", "mod tests { use super::super::image; }", ""),
+        (
+            "src/db/s.rs",
+            "mod tests { use super::super::super::image; }",
+            "image",
+        ),
+        (
+            "src/db/s.rs",
+            "mod m { fn f() {} } use super::super::image;",
+            "image",
+        ),
+        (
+            "src/db/s.rs",
+            "impl X for super::super::image::Y {}",
+            "image",
+        ),
+    ] {
+        assert_eq!(used(path, code), rooms, "{code} in {path}");
+    }
 }
 
 #[test]
@@ -339,7 +441,8 @@ fn the_readme_names_tests_that_exist() {
 #[test]
 fn files_are_short_and_say_what_they_are() {
     let mut broken = Vec::new();
-    for dir in ["src", "tests", "benches"] {
+    let dirs = ["src", "tests", "benches"];
+    for dir in dirs.into_iter().filter(|dir| top().join(dir).exists()) {
         for source in sources(dir) {
             let path = source.path.display();
             let lines = source.text.lines().count();
@@ -352,6 +455,29 @@ fn files_are_short_and_say_what_they_are() {
         }
     }
     none(broken);
+}
+
+/// What git tracks there, for anybody may leave a file of their own beside it; all where there is no
+/// git.
+fn names_at_the_top() -> BTreeSet<String> {
+    let git = Command::new("git")
+        .args(["ls-files", "-z"])
+        .current_dir(top())
+        .output();
+    let tracked = git
+        .ok()
+        .filter(|run| run.status.success() && !run.stdout.is_empty());
+    match tracked {
+        Some(run) => String::from_utf8(run.stdout)
+            .unwrap()
+            .split_terminator('\0')
+            .map(|path| path.split('/').next().unwrap().to_owned())
+            .collect(),
+        None => fs::read_dir(top())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect(),
+    }
 }
 
 #[test]
@@ -367,9 +493,8 @@ fn the_top_holds_what_the_plan_says() {
         "benches",
         "target",
     ];
-    let broken = fs::read_dir(top())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+    let broken = names_at_the_top()
+        .into_iter()
         .filter(|name| !name.starts_with('.') && !allowed.contains(&name.as_str()))
         .map(|name| format!("{name}: not part of the plan"))
         .collect();

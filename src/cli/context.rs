@@ -40,8 +40,9 @@ impl Context {
         }
         if !db.read(|tx| tx.layers_to_move())?.is_empty() {
             // No reason for a command to fail that has nothing to do with it.
-            if let Err(error) = removal::follow_up(&mut db, &store, &[]) {
-                warn(&error);
+            match removal::follow_up(&mut db, &store, &[]) {
+                Ok(unfollowed) => unfollowed.iter().for_each(|u| warn(&u.error)),
+                Err(error) => warn(&error),
             }
         }
         Ok(Context {

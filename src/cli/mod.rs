@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use tracing::Level;
 
 use commands as c;
 use context::Context;
@@ -109,11 +110,29 @@ pub fn parse() -> Cli {
 pub fn run(cli: Cli) -> ExitCode {
     // The store's modes are decided here, not by whoever happens to make it.
     rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
+    log_to_stderr(match &cli.command {
+        Command::Serve(_) => Level::INFO,
+        Command::Mount(args) if args.foreground => Level::INFO,
+        _ => Level::WARN,
+    });
     let exit = match execute(cli) {
         Ok(()) => Exit::Success,
         Err(error) => error.report(),
     };
     exit.into()
+}
+
+/// What happens beside a command's own errors, in a line each: what serves a view tells its story,
+/// the others only what went wrong.
+fn log_to_stderr(level: Level) {
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        // A log on a full disk, or a closed pipe: there is nobody to be told, and no reason to die.
+        .log_internal_errors(false)
+        .init();
 }
 
 fn execute(cli: Cli) -> Result<(), CommandError> {

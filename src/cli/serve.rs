@@ -24,6 +24,7 @@ use crate::model::{ContainerId, DiffId, Phase};
 use crate::reclaim::execute::{Outcome, reclaim};
 use crate::reclaim::pins::Pin;
 use crate::store::layout::{ContainerDir, open_directory};
+use crate::store::lock::Attempt;
 use crate::store::{Store, StoreError};
 use crate::sys::reason;
 use crate::union::{Layers, MountOptions, Mounted, Options, Union, mount};
@@ -71,7 +72,6 @@ pub fn arguments(service: &Service) -> Vec<OsString> {
 pub fn run(args: Args, root: Option<&Path>) -> Result<(), CommandError> {
     // A session of its own: the view outlives the terminal from which it was mounted.
     nix::unistd::setsid()?;
-    log_to_stderr();
     let service = Service {
         container: args.container.parse()?,
         mountpoint: args.mountpoint,
@@ -105,14 +105,6 @@ fn tell(text: &str) {
     }
 }
 
-fn log_to_stderr() {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_target(false)
-        .init();
-}
-
 /// Serve a view until it is unmounted and the last handle is closed. `ready` is called when it can
 /// be used.
 pub fn serve(
@@ -122,11 +114,19 @@ pub fn serve(
 ) -> Result<(), CommandError> {
     let container = container(cx, &service.container)?;
     let directory = cx.store.container(&container.id);
-    let Some(lock) = ServerLock::acquire(directory.path())? else {
-        let name = &container.name;
-        return Err(CommandError::new(format!(
-            "container {name} is being mounted or removed"
-        )));
+    let lock = match ServerLock::acquire(directory.path())? {
+        Attempt::Locked(lock) => lock,
+        Attempt::Busy => {
+            let name = &container.name;
+            return Err(CommandError::new(format!(
+                "container {name} is being mounted or removed"
+            )));
+        }
+        Attempt::Gone if cx.db.read(|tx| tx.has_container(&container.id))? => {
+            let gone = StoreError::at("open", directory.path())(rustix::io::Errno::NOENT);
+            return Err(gone.into());
+        }
+        Attempt::Gone => return Err(LifecycleError::NoSuchContainer(container.name).into()),
     };
     // Whoever has the lock knows that a view on record is a dead server's.
     view::bury_predecessor(&mut cx.db, &cx.store, &service.container)?;
@@ -135,28 +135,38 @@ pub fn serve(
         Err(error) => {
             // Its pins may have kept a removal from reclaiming what it had marked.
             drop(lock);
-            let marked = cx.db.read(|tx| tx.marked_layers())?;
-            reclaim_marked(cx, marked.into_iter().map(|layer| layer.id))?;
-            return Err(error);
+            return first_of(Err(error), reclaim_all_marked(cx));
         }
     };
     let mounted = match mount_pinned(cx, &container, service, &directory, &pins) {
         Ok(mounted) => mounted,
         Err(error) => {
             detach(&cx.store, &service.container);
-            view::cancel(&mut cx.db, &pins.view)?;
-            release(cx, pins, lock)?;
-            return Err(error);
+            let cancelled = view::cancel(&mut cx.db, &pins.view).map_err(CommandError::from);
+            return first_of(Err(error), cancelled.and_then(|()| release(cx, pins, lock)));
         }
     };
     info!("mounted at {}", service.mountpoint.display());
     let result = ready(cx).and_then(|()| mounted.serve().map_err(at(service, "serve the view")));
     // An interrupted or aborted view leaves its mount point behind.
     detach(&cx.store, &service.container);
-    view::end(&mut cx.db, &pins.view, 0)?;
-    info!("unmounted");
-    release(cx, pins, lock)?;
-    result
+    let ended = view::end(&mut cx.db, &pins.view, i32::from(result.is_err()));
+    let released = ended.map_err(CommandError::from).and_then(|_| {
+        info!("unmounted");
+        release(cx, pins, lock)
+    });
+    first_of(result, released)
+}
+
+/// What went wrong first is what the user is told; what then goes wrong in cleaning up is logged.
+fn first_of(
+    result: Result<(), CommandError>,
+    cleaned_up: Result<(), CommandError>,
+) -> Result<(), CommandError> {
+    if let (Err(_), Err(CommandError::Message(text))) = (&result, &cleaned_up) {
+        error!("{text}");
+    }
+    result.and(cleaned_up)
 }
 
 fn container(cx: &mut Context, id: &ContainerId) -> Result<Container, CommandError> {
@@ -201,7 +211,8 @@ fn begin(cx: &mut Context, container: &Container, service: &Service) -> Result<P
         let store = &cx.store;
         let view = cx.db.write(|tx| -> Result<Option<View>, CommandError> {
             // Names change in write transactions only, so what is looked at here stays so.
-            removal::settle(tx, store)?;
+            let unfollowed = removal::settle(tx, store)?;
+            removal::in_the_way(unfollowed, |diff| stack.contains(diff))?;
             if !tx.has_image(&container.image)? {
                 return Err(gone().into());
             }
@@ -228,8 +239,8 @@ fn begin(cx: &mut Context, container: &Container, service: &Service) -> Result<P
                     }
                 }
             }
-            view::begin(tx, container, &service.mountpoint, &rows)?;
-            Ok(tx.view(&container.id)?)
+            let view = view::begin(tx, container, &service.mountpoint, &rows)?;
+            Ok(Some(view))
         })?;
         if let Some(view) = view {
             return Ok(Pins { stack, pins, view });
@@ -268,16 +279,15 @@ fn mount_pinned(
     let options = MountOptions {
         fs_name: mount_source(&cx.store, &container.id),
         read_only: service.read_only,
-        allow_other: nix::unistd::geteuid().is_root(),
-        threads: std::thread::available_parallelism().map_or(2, usize::from),
+        ..MountOptions::default()
     };
     let mounted = mount(union, &service.mountpoint, &options).map_err(at(service, "mount"))?;
-    let (store, id) = (cx.store.clone(), container.id.clone());
+    let (store, view) = (cx.store.clone(), pins.view.clone());
     // Detached, not killed: those who still have files open keep them.
     on_interrupt(move || {
-        detach(&store, &id);
-        let noted =
-            Db::open(&store.database()).and_then(|mut db| db.write(|tx| tx.set_view_detached(&id)));
+        detach(&store, &view.container);
+        let noted = Db::open(&store.database())
+            .and_then(|mut db| db.write(|tx| tx.set_view_detached(&view)));
         if let Err(e) = noted {
             error!("{e}");
         }
@@ -304,12 +314,20 @@ fn release(cx: &mut Context, pins: Pins, lock: ServerLock) -> Result<(), Command
     reclaim_marked(cx, pins.view.pins)
 }
 
+/// Reclaim the marked layers that nothing holds.
+fn reclaim_all_marked(cx: &mut Context) -> Result<(), CommandError> {
+    let marked = cx.db.read(|tx| tx.marked_layers())?;
+    reclaim_marked(cx, marked.into_iter().map(|layer| layer.id))
+}
+
 /// Reclaim those of these layers that are marked and that nothing holds.
 fn reclaim_marked(
     cx: &mut Context,
     rows: impl IntoIterator<Item = i64>,
 ) -> Result<(), CommandError> {
-    removal::follow_up(&mut cx.db, &cx.store, &[])?;
+    for unfollowed in removal::follow_up(&mut cx.db, &cx.store, &[])? {
+        error!("{}", unfollowed.error);
+    }
     for row in rows {
         let layer = cx.db.read(|tx| tx.layer(row))?;
         let Some(layer) = layer.filter(|l| l.phase != Phase::Present) else {
@@ -317,10 +335,28 @@ fn reclaim_marked(
         };
         match reclaim(&mut cx.db, &cx.store, &layer) {
             Ok(Outcome::Reclaimed) => info!("reclaimed {} ({} bytes)", layer.chain, layer.bytes),
-            Ok(Outcome::Pinned | Outcome::Busy) => info!("{} is still in use", layer.chain),
+            Ok(Outcome::Pinned(_) | Outcome::Busy) => info!("{} is still in use", layer.chain),
             // It stays for gc, and `events` tells.
             Err(e) => error!("cannot reclaim {}: {e}", layer.chain),
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_is_told_and_not_its_consequence() {
+        let fail = |text| Err(CommandError::new(text));
+        let told = |result, cleaned_up| match first_of(result, cleaned_up) {
+            Err(CommandError::Message(text)) => text,
+            other => format!("{other:?}"),
+        };
+        assert_eq!(told(fail("cause"), fail("consequence")), "cause");
+        assert_eq!(told(fail("cause"), Ok(())), "cause");
+        assert_eq!(told(Ok(()), fail("clean-up")), "clean-up");
+        assert_eq!(told(Ok(()), Ok(())), "Ok(())");
+    }
 }

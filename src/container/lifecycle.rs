@@ -6,9 +6,11 @@ use jiff::Timestamp;
 use rustix::rand::GetRandomFlags;
 
 use super::lock::ServerLock;
-use crate::db::{Container, Db, DbError, Tx};
+use super::view::bury_predecessor;
+use crate::db::{Container, Db, DbError, Tx, View};
 use crate::model::reference::with_default_tag;
 use crate::model::{ContainerId, ImageId, name};
+use crate::store::lock::Attempt;
 use crate::store::remove_tree::remove_tree;
 use crate::store::{Store, StoreError};
 use crate::sys::mounts::mounts;
@@ -123,7 +125,10 @@ pub fn create(
         Ok(directory.create(root_of(tx, store, new.image)?.as_deref())?)
     });
     if let Err(error) = made {
-        remove_tree(directory.path())?;
+        if let Err(e) = remove_tree(directory.path()) {
+            // It stays as an orphan, which `df` shows and `gc` removes.
+            tracing::warn!("{e}");
+        }
         return Err(error);
     }
     Ok(id)
@@ -151,7 +156,7 @@ fn root_of(tx: &Tx<'_>, store: &Store, image: &ImageId) -> Result<Option<PathBuf
     Ok(None)
 }
 
-/// Remove a container that has no view, with all that it wrote.
+/// Remove a container that has no view, or one whose server is dead, with all that it wrote.
 pub fn remove(db: &mut Db, store: &Store, container: &Container) -> Result<(), LifecycleError> {
     let directory = store.container(&container.id);
     if let Some(mountpoint) = mount_below(directory.path())? {
@@ -160,14 +165,21 @@ pub fn remove(db: &mut Db, store: &Store, container: &Container) -> Result<(), L
             mountpoint,
         });
     }
-    let lock = match ServerLock::acquire(directory.path()) {
-        Ok(Some(lock)) => Some(lock),
-        Ok(None) => return Err(LifecycleError::Active(container.name.clone())),
-        // Nothing left but the row: a crash in an earlier removal cannot leave that, a hand can.
-        Err(e) if e.is_not_found() => None,
-        Err(e) => return Err(e.into()),
+    let lock = match ServerLock::acquire(directory.path())? {
+        Attempt::Locked(lock) => Some(lock),
+        Attempt::Busy => return Err(LifecycleError::Active(container.name.clone())),
+        // Removed meanwhile, row and all; or nothing is left but the row: a crash in an earlier
+        // removal cannot leave that, a hand can.
+        Attempt::Gone => None,
     };
+    if lock.is_some() {
+        // Whoever has the lock knows that a view on record is a dead server's.
+        bury_predecessor(db, store, &container.id)?;
+    }
     db.write(|tx| -> Result<(), LifecycleError> {
+        if !tx.has_container(&container.id)? {
+            return Err(LifecycleError::NoSuchContainer(container.name.clone()));
+        }
         if tx.view(&container.id)?.is_some() {
             return Err(LifecycleError::Active(container.name.clone()));
         }
@@ -179,10 +191,111 @@ pub fn remove(db: &mut Db, store: &Store, container: &Container) -> Result<(), L
     Ok(())
 }
 
+/// Remove a container by force whose view was detached: the row now, the files when the view ends,
+/// for its server then finds no row.
+pub fn abandon(
+    db: &mut Db,
+    store: &Store,
+    container: &Container,
+    view: &View,
+) -> Result<(), LifecycleError> {
+    let has_ended = db.write(|tx| -> Result<bool, LifecycleError> {
+        tx.delete_container(&container.id)?;
+        match tx.view(&container.id)? {
+            // Mounted anew meanwhile: that view is not detached.
+            Some(now) if !now.is_same(view) => Err(LifecycleError::Active(container.name.clone())),
+            now => Ok(now.is_none()),
+        }
+    })?;
+    if !has_ended {
+        return Ok(());
+    }
+    let directory = store.container(&container.id);
+    match ServerLock::acquire(directory.path())? {
+        // Its server found the row still, and has left the files to their container.
+        Attempt::Locked(_lock) => Ok(remove_tree(directory.path())?),
+        // It found none, and is removing them or has done so.
+        Attempt::Busy | Attempt::Gone => Ok(()),
+    }
+}
+
 fn random<const N: usize>() -> Result<[u8; N], StoreError> {
     let mut bytes = [0; N];
     // At most 256 bytes come at once, or none.
     rustix::rand::getrandom(&mut bytes, GetRandomFlags::empty())
         .map_err(StoreError::at("read", Path::new("/dev/urandom")))?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clean_up_that_fails_does_not_hide_why_it_was_needed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let mut db = Db::open(&store.database()).unwrap();
+        // Neither made nor removed in a file.
+        std::fs::write(store.root().join("containers"), "").unwrap();
+        let image = ImageId::of(b"image");
+        let new = NewContainer {
+            name: None,
+            image: &image,
+            reference: "app:1",
+            command: Vec::new(),
+        };
+        let error = create(&mut db, &store, &new).unwrap_err();
+        assert_eq!(error.to_string(), "No such image: app:1");
+    }
+
+    /// A container with files and a view on record.
+    fn with_view(db: &mut Db, store: &Store) -> (Container, View) {
+        let container = Container {
+            id: ContainerId::from_random([1; 32]),
+            name: "web".into(),
+            image: ImageId::of(b"image"),
+            reference: "app:1".into(),
+            command: Vec::new(),
+            created: Timestamp::now(),
+            ended: None,
+            exit_code: None,
+        };
+        std::fs::create_dir_all(store.container(&container.id).upper()).unwrap();
+        db.write(|tx| tx.insert_container(&container)).unwrap();
+        let begun =
+            db.write(|tx| crate::container::view::begin(tx, &container, Path::new("/v"), &[]));
+        (container, begun.unwrap())
+    }
+
+    #[test]
+    fn a_container_goes_whose_server_died_a_moment_ago() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let mut db = Db::open(&store.database()).unwrap();
+        let (container, view) = with_view(&mut db, &store);
+        let directory = store.container(&container.id);
+        let server = ServerLock::acquire(directory.path()).unwrap();
+        let refused = remove(&mut db, &store, &container).unwrap_err();
+        assert!(matches!(refused, LifecycleError::Active(_)), "{refused}");
+        drop(server);
+        remove(&mut db, &store, &container).unwrap();
+        assert!(!directory.path().exists());
+        assert_eq!(db.read(|tx| tx.view(&view.container)).unwrap(), None);
+    }
+
+    #[test]
+    fn an_abandoned_container_keeps_its_files_as_long_as_its_view() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let mut db = Db::open(&store.database()).unwrap();
+        let (container, view) = with_view(&mut db, &store);
+        let directory = store.container(&container.id);
+        abandon(&mut db, &store, &container, &view).unwrap();
+        assert!(directory.path().exists());
+        // The view has ended, and its server had found the container.
+        crate::container::view::end(&mut db, &view, 0).unwrap();
+        abandon(&mut db, &store, &container, &view).unwrap();
+        assert!(!directory.path().exists());
+    }
 }

@@ -6,11 +6,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
-
 use crate::store::StoreError;
-use crate::store::layout::open_directory;
+use crate::store::lock::{self, Attempt};
 
 /// Held by the process that serves the view, or that removes the container.
 #[derive(Debug)]
@@ -22,35 +19,31 @@ pub struct ServerLock {
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl ServerLock {
-    /// Take the lock; `None` if another process has it.
-    pub fn acquire(directory: &Path) -> Result<Option<ServerLock>, StoreError> {
-        let opened = open_directory(directory)?;
+    /// Take the lock. `Gone` is a container that was removed meanwhile, or by hand.
+    pub fn acquire(directory: &Path) -> Result<Attempt<ServerLock>, StoreError> {
         let end = Instant::now() + PATIENCE;
         loop {
-            match flock(&opened, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Some(ServerLock { _directory: opened })),
-                Err(Errno::WOULDBLOCK) if Instant::now() < end => {
+            match lock::try_exclusive(directory)? {
+                Attempt::Busy if Instant::now() < end => {
                     std::thread::sleep(Duration::from_millis(10));
                 }
-                Err(Errno::WOULDBLOCK) => return Ok(None),
-                Err(e) => return Err(StoreError::at("lock", directory)(e)),
+                attempt => {
+                    return Ok(attempt.map(|directory| ServerLock {
+                        _directory: directory,
+                    }));
+                }
             }
         }
     }
 
     /// Whether a process has the lock now.
     pub fn look(directory: &Path) -> Result<Look, StoreError> {
-        let opened = match open_directory(directory) {
-            Ok(opened) => opened,
-            // Deleted by hand: nobody serves it.
-            Err(e) if e.is_not_found() => return Ok(Look::Free(None)),
-            Err(e) => return Err(e),
-        };
-        match flock(&opened, FlockOperation::NonBlockingLockShared) {
-            Ok(()) => Ok(Look::Free(Some(opened))),
-            Err(Errno::WOULDBLOCK) => Ok(Look::Held),
-            Err(e) => Err(StoreError::at("lock", directory)(e)),
-        }
+        Ok(match lock::try_shared(directory)? {
+            Attempt::Locked(directory) => Look::Free(Some(directory)),
+            Attempt::Busy => Look::Held,
+            // Removed, or deleted by hand: nobody serves it.
+            Attempt::Gone => Look::Free(None),
+        })
     }
 }
 
@@ -72,14 +65,32 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let is_held = || matches!(ServerLock::look(dir.path()).unwrap(), Look::Held);
         assert!(!is_held());
-        let lock = ServerLock::acquire(dir.path()).unwrap().unwrap();
+        let acquire = || ServerLock::acquire(dir.path()).unwrap();
+        let lock = acquire();
+        assert!(matches!(lock, Attempt::Locked(_)));
         assert!(is_held());
-        assert!(ServerLock::acquire(dir.path()).unwrap().is_none());
+        assert!(matches!(acquire(), Attempt::Busy));
         drop(lock);
         assert!(!is_held());
         let look = ServerLock::look(dir.path()).unwrap();
-        assert!(ServerLock::acquire(dir.path()).unwrap().is_none());
+        assert!(matches!(acquire(), Attempt::Busy));
         drop(look);
-        assert!(ServerLock::acquire(dir.path()).unwrap().is_some());
+        assert!(matches!(acquire(), Attempt::Locked(_)));
+    }
+
+    #[test]
+    fn who_waits_while_the_container_is_removed_gets_no_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("container");
+        std::fs::create_dir(&path).unwrap();
+        let first = ServerLock::acquire(&path).unwrap();
+        let second = std::thread::scope(|scope| {
+            let second = scope.spawn(|| ServerLock::acquire(&path).unwrap());
+            std::thread::sleep(Duration::from_millis(100));
+            std::fs::remove_dir(&path).unwrap();
+            drop(first);
+            second.join().unwrap()
+        });
+        assert!(matches!(second, Attempt::Gone));
     }
 }

@@ -5,7 +5,7 @@
 //! record first, then the pins, then the lock. So nothing is ever on record without a lock behind
 //! it, unless its server is dead.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::lifecycle::LifecycleError;
@@ -15,7 +15,7 @@ use crate::model::ContainerId;
 use crate::store::remove_tree::remove_tree;
 use crate::store::{Store, StoreError};
 use crate::sys::mounts::{Mount, mounts, unmount};
-use crate::sys::processes::is_dying;
+use crate::sys::processes::{Life, Process, life_of};
 
 /// Exit code on record for a view whose server was killed, as a shell counts SIGKILL.
 const KILLED: i32 = 128 + libc::SIGKILL;
@@ -26,7 +26,7 @@ pub fn mount_source(store: &Store, container: &ContainerId) -> String {
     format!("layerctl:{}@{}", container.short(), store.identity())
 }
 
-/// Write down that this process serves a container's view.
+/// Write down that this process serves a container's view. Gives what is on record now.
 ///
 /// To be called in the transaction that has found `layers`, the rows of the image's layers, to be
 /// those that are pinned.
@@ -35,18 +35,16 @@ pub fn begin(
     container: &Container,
     mountpoint: &Path,
     layers: &[i64],
-) -> Result<(), LifecycleError> {
+) -> Result<View, LifecycleError> {
     if !tx.has_container(&container.id)? {
         return Err(LifecycleError::NoSuchContainer(container.name.clone()));
     }
-    let pid = std::process::id();
-    tx.insert_view(&NewView {
+    Ok(tx.insert_view(&NewView {
         container: &container.id,
-        pid,
+        pid: std::process::id().cast_signed(),
         mountpoint,
         pins: layers,
-    })?;
-    Ok(())
+    })?)
 }
 
 /// Write down that a view has ended. False if another process has done so.
@@ -85,8 +83,15 @@ pub fn bury_the_dead(db: &mut Db, store: &Store) -> Result<Vec<LifecycleError>, 
     for view in db.read(|tx| tx.views())? {
         let directory = store.container(&view.container);
         let look = match ServerLock::look(directory.path())? {
-            Look::Held if is_dying(view.pid) => wait_for_release(directory.path())?,
-            look => look,
+            // In another PID namespace the ID on record may be nobody's here, or anybody's.
+            Look::Held => match life_of(view.pid) {
+                Life::Alive => Look::Held,
+                Life::Dying => wait_for_release(directory.path())?,
+                // It may have ended since the lock was looked at. If the lock is held still, then
+                // by a server that is not to be seen from here.
+                Life::Over => ServerLock::look(directory.path())?,
+            },
+            look @ Look::Free(_) => look,
         };
         // Kept until the end: as long as it is, no other server of this container can begin.
         let Look::Free(_guard) = look else { continue };
@@ -133,6 +138,59 @@ fn wait_for_release(directory: &Path) -> Result<Look, StoreError> {
         match ServerLock::look(directory)? {
             Look::Held if Instant::now() < end => std::thread::sleep(Duration::from_millis(1)),
             look => return Ok(look),
+        }
+    }
+}
+
+/// The server of a view that was on record a moment ago.
+#[derive(Debug)]
+pub enum Server {
+    /// This process.
+    Here(Process),
+    /// There is one, but it cannot be seen from here: it is in another PID namespace. What is known
+    /// of it is the lock that it has on this directory.
+    Elsewhere(PathBuf),
+    /// The view has ended, or its server was killed.
+    Ended,
+}
+
+/// Find the server of a view. The process ID on record says little: it may be of another PID
+/// namespace, and the process that has it here may be anybody. The server is known by the
+/// container's directory, which it has open, and locked.
+pub fn server(db: &mut Db, store: &Store, view: &View) -> Result<Server, LifecycleError> {
+    let directory = store.container(&view.container);
+    let directory = directory.path();
+    let process = Process::open(view.pid);
+    if let Some(process) = process.filter(|process| process.has_open(directory)) {
+        return Ok(Server::Here(process));
+    }
+    if let Look::Free(_) = ServerLock::look(directory)? {
+        return Ok(Server::Ended);
+    }
+    // The lock may be another view's by now.
+    let now = db.read(|tx| tx.view(&view.container))?;
+    Ok(match now.is_some_and(|now| now.is_same(view)) {
+        true => Server::Elsewhere(directory.to_owned()),
+        false => Server::Ended,
+    })
+}
+
+impl Server {
+    /// Wait until it has ended (one that is elsewhere: until it has let go of the container); false
+    /// if it has not within `limit`.
+    pub fn wait(&self, limit: Duration) -> Result<bool, LifecycleError> {
+        match self {
+            Server::Here(process) => {
+                let process_table = Path::new("/proc");
+                Ok(process
+                    .wait(Some(limit))
+                    .map_err(StoreError::at("watch", process_table))?)
+            }
+            Server::Elsewhere(directory) => {
+                std::thread::sleep(limit);
+                Ok(matches!(ServerLock::look(directory)?, Look::Free(_)))
+            }
+            Server::Ended => Ok(true),
         }
     }
 }

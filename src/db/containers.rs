@@ -23,7 +23,7 @@ pub struct Container {
     pub created: Timestamp,
     /// When its last view ended; `None` if it never had one or has one now for the first time.
     pub ended: Option<Timestamp>,
-    /// How its last view ended: 0, or 137 for a server that was killed.
+    /// How its last view ended: 0, 1 if it could not be served, 137 for a server that was killed.
     pub exit_code: Option<i32>,
 }
 

@@ -11,6 +11,8 @@ use crate::model::{ChainId, DiffId, ImageId, Reference};
 pub struct Image {
     /// Digest of its config.
     pub id: ImageId,
+    /// When it was made; `None` where its config does not say so, or not in RFC 3339.
+    pub created: Option<Timestamp>,
     /// When it was loaded first.
     pub loaded: Timestamp,
     /// Its tags, in the order of the full references.
@@ -33,6 +35,8 @@ pub struct ImageLayer {
 pub struct NewImage<'a> {
     /// Digest of its config.
     pub id: &'a ImageId,
+    /// When it was made, as its config has it, or empty: listings need no config for it.
+    pub created: &'a str,
     /// Its layers, lowest first.
     pub layers: &'a [ImageLayer],
 }
@@ -46,18 +50,33 @@ impl Tx<'_> {
             .exists([id.to_string()])?)
     }
 
+    /// When the image was loaded that the store has now under this ID: another time if it was removed
+    /// and loaded again.
+    pub fn image_loaded(&self, id: &ImageId) -> Result<Option<Timestamp>, DbError> {
+        Ok(self
+            .tx
+            .prepare_cached("SELECT loaded FROM images WHERE id = ?")?
+            .query_row([id.to_string()], |row| parsed(row, 0))
+            .optional()?)
+    }
+
     /// All images, in the order of their IDs.
     pub fn images(&self) -> Result<Vec<Image>, DbError> {
         let mut statement = self
             .tx
-            .prepare_cached("SELECT id, loaded FROM images ORDER BY id")?;
-        let rows = statement.query_map([], |row| Ok((parsed(row, 0)?, parsed(row, 1)?)))?;
+            .prepare_cached("SELECT id, created, loaded FROM images ORDER BY id")?;
+        let rows = statement.query_map([], |row| {
+            let created: String = row.get(1)?;
+            // Written by whoever made the image, so not known to be a time.
+            Ok((parsed(row, 0)?, created.parse().ok(), parsed(row, 2)?))
+        })?;
         let mut images = Vec::new();
         for row in rows {
-            let (id, loaded) = row?;
+            let (id, created, loaded) = row?;
             let (tags, layers) = (self.tags_of(&id)?, self.layers_of(&id)?);
             images.push(Image {
                 id,
+                created,
                 loaded,
                 tags,
                 layers,
@@ -91,8 +110,8 @@ impl Tx<'_> {
     /// Add an image without tags.
     pub fn insert_image(&self, image: &NewImage<'_>) -> Result<(), DbError> {
         self.tx.execute(
-            "INSERT INTO images (id, loaded) VALUES (?, ?)",
-            params![image.id.to_string(), self.now.to_string()],
+            "INSERT INTO images (id, created, loaded) VALUES (?, ?, ?)",
+            params![image.id.to_string(), image.created, self.now.to_string()],
         )?;
         let mut statement = self.tx.prepare_cached(
             "INSERT INTO image_layers (image, position, diff, chain) VALUES (?, ?, ?, ?)",

@@ -5,11 +5,9 @@ use rusqlite::params;
 use super::{DbError, Tx, from_sql, parsed, to_sql};
 use crate::model::{ChainId, DiffId, Layer, Phase};
 
-const COLUMNS: &str = "id, diff, chain, size, bytes, entries, has_root, phase, moved";
+const COLUMNS: &str = "id, diff, chain, size, bytes, entries, has_root, phase";
 
 fn layer(row: &rusqlite::Row<'_>) -> rusqlite::Result<Layer> {
-    let phase: String = row.get(7)?;
-    let moved: bool = row.get(8)?;
     Ok(Layer {
         id: row.get(0)?,
         diff: parsed(row, 1)?,
@@ -18,12 +16,7 @@ fn layer(row: &rusqlite::Row<'_>) -> rusqlite::Result<Layer> {
         bytes: from_sql(row, 4)?,
         entries: from_sql(row, 5)?,
         has_root: row.get(6)?,
-        phase: match (phase.as_str(), moved) {
-            ("present", _) => Phase::Present,
-            (_, false) => Phase::Marking,
-            ("marked", true) => Phase::Marked,
-            (_, true) => Phase::Reclaiming,
-        },
+        phase: parsed(row, 7)?,
     })
 }
 
@@ -53,7 +46,7 @@ impl Tx<'_> {
 
     /// The layers whose marking is decided but whose directories are not yet renamed.
     pub fn layers_to_move(&self) -> Result<Vec<Layer>, DbError> {
-        self.layers_where("phase <> 'present' AND moved = 0", [])
+        self.layers_where("phase = 'marking'", [])
     }
 
     /// The layers that are marked, renamed or not, and not yet gone.
@@ -86,23 +79,26 @@ impl Tx<'_> {
     /// Decide that a layer goes; `chain` is the one by which its image knew it.
     pub fn mark_layer(&self, id: i64, chain: &ChainId) -> Result<(), DbError> {
         self.tx.execute(
-            "UPDATE layers SET phase = 'marked', moved = 0, chain = ? WHERE id = ?",
+            "UPDATE layers SET chain = ? WHERE id = ?",
             params![chain.to_string(), id],
         )?;
-        Ok(())
+        self.set_phase(id, Phase::Marking)
     }
 
     /// Note that a marked layer's directory now lies in `marked/`.
     pub fn set_layer_moved(&self, id: i64) -> Result<(), DbError> {
-        self.tx
-            .execute("UPDATE layers SET moved = 1 WHERE id = ?", [id])?;
-        Ok(())
+        self.set_phase(id, Phase::Marked)
     }
 
     /// Note that the deletion of a marked layer's entries begins.
     pub fn set_layer_reclaiming(&self, id: i64) -> Result<(), DbError> {
+        self.set_phase(id, Phase::Reclaiming)
+    }
+
+    fn set_phase(&self, id: i64, phase: Phase) -> Result<(), DbError> {
         self.tx
-            .execute("UPDATE layers SET phase = 'reclaiming' WHERE id = ?", [id])?;
+            .prepare_cached("UPDATE layers SET phase = ? WHERE id = ?")?
+            .execute(params![phase.as_str(), id])?;
         Ok(())
     }
 
@@ -110,5 +106,46 @@ impl Tx<'_> {
     pub fn delete_layer(&self, id: i64) -> Result<(), DbError> {
         self.tx.execute("DELETE FROM layers WHERE id = ?", [id])?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Db;
+    use super::*;
+
+    #[test]
+    fn each_phase_is_read_as_it_was_written_and_an_unknown_one_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut db = Db::open(&dir.path().join("store.db")).unwrap();
+        let (diff, chain) = (DiffId::of(b"diff"), ChainId::of(b"chain"));
+        let new = Layer {
+            id: 0,
+            diff,
+            chain,
+            size: 1,
+            bytes: 2,
+            entries: 3,
+            has_root: true,
+            phase: Phase::Present,
+        };
+        db.write(|tx| {
+            tx.insert_layer(&new)?;
+            let phase = |tx: &Tx<'_>| Ok::<_, DbError>(tx.layer(1)?.map(|l| l.phase));
+            assert_eq!(phase(tx)?, Some(Phase::Present));
+            tx.mark_layer(1, &ChainId::of(b"other"))?;
+            assert_eq!(phase(tx)?, Some(Phase::Marking));
+            tx.set_layer_moved(1)?;
+            assert_eq!(phase(tx)?, Some(Phase::Marked));
+            tx.set_layer_reclaiming(1)?;
+            assert_eq!(phase(tx)?, Some(Phase::Reclaiming));
+            tx.tx.execute_batch(
+                "PRAGMA ignore_check_constraints = 1; UPDATE layers SET phase = 'later';",
+            )?;
+            let error = tx.layer(1).unwrap_err().to_string();
+            assert!(error.contains("later"), "{error}");
+            Ok::<_, DbError>(())
+        })
+        .unwrap();
     }
 }

@@ -27,7 +27,7 @@ pub use error::DbError;
 pub use events::{Action, Event};
 pub use images::{Image, ImageLayer, NewImage};
 pub use snapshot::Snapshot;
-pub use views::{NewView, View};
+pub use views::{Holder, NewView, View};
 
 /// How long a writer waits for the others before it gives up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);

@@ -16,6 +16,7 @@ const MIGRATIONS: [&str; 1] = [V1];
 const V1: &str = "
 CREATE TABLE images (
     id      TEXT PRIMARY KEY,           -- digest of the config, which is in images/<hex>/config
+    created TEXT NOT NULL,              -- as its config has it (RFC 3339), or empty
     loaded  TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
@@ -25,7 +26,7 @@ CREATE TABLE tags (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX tags_by_image ON tags (image);
 
--- A row a directory: present in layers/<hex>, marked or reclaiming in marked/<hex>.<id>.
+-- A row a directory: present or marking in layers/<hex>, marked or reclaiming in marked/<hex>.<id>.
 CREATE TABLE layers (
     id      INTEGER PRIMARY KEY AUTOINCREMENT,
     diff    TEXT NOT NULL,
@@ -34,8 +35,7 @@ CREATE TABLE layers (
     bytes   INTEGER NOT NULL,           -- allocated on disk, hard links once
     entries INTEGER NOT NULL,
     has_root INTEGER NOT NULL,          -- its tar says what the root directory is
-    phase   TEXT NOT NULL CHECK (phase IN ('present', 'marked', 'reclaiming')),
-    moved   INTEGER NOT NULL DEFAULT 0  -- marked, and the directory has been renamed
+    phase   TEXT NOT NULL CHECK (phase IN ('present', 'marking', 'marked', 'reclaiming'))
 ) STRICT;
 CREATE UNIQUE INDEX layers_present ON layers (diff) WHERE phase = 'present';
 
@@ -46,7 +46,6 @@ CREATE TABLE image_layers (
     chain    TEXT NOT NULL,
     PRIMARY KEY (image, position)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX image_layers_by_diff ON image_layers (diff);
 
 CREATE TABLE containers (
     id        TEXT PRIMARY KEY,
@@ -58,7 +57,6 @@ CREATE TABLE containers (
     ended     TEXT,                     -- when its last view ended
     exit_code INTEGER
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX containers_by_image ON containers (image);
 
 -- A row for each view that is served; outlives its container where that was removed by force.
 CREATE TABLE views (

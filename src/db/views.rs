@@ -29,57 +29,91 @@ pub struct View {
     pub pins: Vec<i64>,
 }
 
+impl View {
+    /// Whether two rows tell of one view: a container may have had another in between, and that one
+    /// even a server with the same process ID.
+    pub fn is_same(&self, other: &View) -> bool {
+        self.container == other.container && self.pid == other.pid && self.mounted == other.mounted
+    }
+}
+
+/// A view that has a pin on a layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Whose view it is.
+    pub container: ContainerId,
+    /// The server's process ID.
+    pub pid: i32,
+}
+
 /// What `insert_view` records.
 #[derive(Debug)]
 pub struct NewView<'a> {
     /// Whose view it is.
     pub container: &'a ContainerId,
     /// The server's process ID.
-    pub pid: u32,
+    pub pid: i32,
     /// Where it is mounted.
     pub mountpoint: &'a Path,
     /// The rows of the layers that it pins.
     pub pins: &'a [i64],
 }
 
+/// [`View::is_same`], asked of the table.
+const SAME: &str = "container = ? AND pid = ? AND mounted = ?";
+
+/// What both queries select, in the order in which `view` reads it.
+const COLUMNS: &str = "container, pid, mountpoint, mounted, detached";
+
+/// A view without its pins, which are in a table of their own.
+fn view(row: &rusqlite::Row<'_>) -> rusqlite::Result<View> {
+    Ok(View {
+        container: parsed(row, 0)?,
+        pid: row.get(1)?,
+        mountpoint: OsString::from_vec(row.get(2)?).into(),
+        mounted: parsed(row, 3)?,
+        detached: row.get(4)?,
+        pins: Vec::new(),
+    })
+}
+
 impl Tx<'_> {
     /// All views, oldest first.
     pub fn views(&self) -> Result<Vec<View>, DbError> {
-        let mut statement = self.tx.prepare_cached(
-            "SELECT container, pid, mountpoint, mounted, detached FROM views
-             ORDER BY mounted, container",
-        )?;
-        let rows = statement.query_map([], |row| {
-            Ok(View {
-                container: parsed(row, 0)?,
-                pid: row.get(1)?,
-                mountpoint: OsString::from_vec(row.get(2)?).into(),
-                mounted: parsed(row, 3)?,
-                detached: row.get(4)?,
-                pins: Vec::new(),
-            })
-        })?;
+        let mut statement = self.tx.prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM views ORDER BY mounted, container"
+        ))?;
+        let rows = statement.query_map([], view)?;
         let mut views: Vec<View> = rows.collect::<Result<_, _>>()?;
-        let mut pins = self
-            .tx
-            .prepare_cached("SELECT layer FROM pins WHERE view = ? ORDER BY layer")?;
         for view in &mut views {
-            let rows = pins.query_map([view.container.hex()], |row| row.get(0))?;
-            view.pins = rows.collect::<Result<_, _>>()?;
+            view.pins = self.pins_of(&view.container)?;
         }
         Ok(views)
     }
 
     /// The view of one container.
     pub fn view(&self, container: &ContainerId) -> Result<Option<View>, DbError> {
-        Ok(self
-            .views()?
-            .into_iter()
-            .find(|v| v.container == *container))
+        let mut statement = self
+            .tx
+            .prepare_cached(&format!("SELECT {COLUMNS} FROM views WHERE container = ?"))?;
+        let mut rows = statement.query_map([container.hex()], view)?;
+        let Some(mut view) = rows.next().transpose()? else {
+            return Ok(None);
+        };
+        view.pins = self.pins_of(container)?;
+        Ok(Some(view))
     }
 
-    /// Add a view and its pins, with a `pin` event each.
-    pub fn insert_view(&self, view: &NewView<'_>) -> Result<(), DbError> {
+    fn pins_of(&self, container: &ContainerId) -> Result<Vec<i64>, DbError> {
+        let mut statement = self
+            .tx
+            .prepare_cached("SELECT layer FROM pins WHERE view = ? ORDER BY layer")?;
+        let rows = statement.query_map([container.hex()], |row| row.get(0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Add a view and its pins, with a `pin` event each. Gives the view as it is on record now.
+    pub fn insert_view(&self, view: &NewView<'_>) -> Result<View, DbError> {
         self.tx.execute(
             "INSERT INTO views (container, pid, mountpoint, mounted) VALUES (?, ?, ?, ?)",
             params![
@@ -95,17 +129,26 @@ impl Tx<'_> {
                 params![view.container.hex(), layer],
             )?;
         }
-        self.record_pins(Action::Pin, view.container, view.pins)
+        self.record_pins(Action::Pin, view.container, view.pins)?;
+        let mut pins = view.pins.to_vec();
+        pins.sort_unstable();
+        Ok(View {
+            container: view.container.clone(),
+            pid: view.pid,
+            mountpoint: view.mountpoint.to_owned(),
+            mounted: self.now,
+            detached: false,
+            pins,
+        })
     }
 
     /// Remove a view and its pins, with an `unpin` event each. False if it was gone already: of
     /// those who find a dead view at once, one records its end.
     pub fn delete_view(&self, view: &View) -> Result<bool, DbError> {
-        let condition = "container = ? AND pid = ? AND mounted = ?";
         let key = params![view.container.hex(), view.pid, view.mounted.to_string()];
         let mut found = self
             .tx
-            .prepare_cached(&format!("SELECT 1 FROM views WHERE {condition}"))?;
+            .prepare_cached(&format!("SELECT 1 FROM views WHERE {SAME}"))?;
         if !found.exists(key)? {
             return Ok(false);
         }
@@ -119,19 +162,27 @@ impl Tx<'_> {
         Ok(true)
     }
 
-    /// Whether a view has a pin on a layer on record.
-    pub fn layer_is_pinned(&self, layer: i64) -> Result<bool, DbError> {
-        Ok(self
-            .tx
-            .prepare_cached("SELECT 1 FROM pins WHERE layer = ?")?
-            .exists([layer])?)
+    /// The views that have a pin on a layer on record, oldest first.
+    pub fn holders_of(&self, layer: i64) -> Result<Vec<Holder>, DbError> {
+        let mut statement = self.tx.prepare_cached(
+            "SELECT container, pid FROM pins JOIN views ON view = container
+             WHERE layer = ? ORDER BY mounted, container",
+        )?;
+        let rows = statement.query_map([layer], |row| {
+            Ok(Holder {
+                container: parsed(row, 0)?,
+                pid: row.get(1)?,
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Note that a view was detached from its mount point.
-    pub fn set_view_detached(&self, container: &ContainerId) -> Result<(), DbError> {
+    /// Note that a view was detached from its mount point. Nothing happens if it has ended: another
+    /// that the container has by now is not meant.
+    pub fn set_view_detached(&self, view: &View) -> Result<(), DbError> {
         self.tx.execute(
-            "UPDATE views SET detached = 1 WHERE container = ?",
-            [container.hex()],
+            &format!("UPDATE views SET detached = 1 WHERE {SAME}"),
+            params![view.container.hex(), view.pid, view.mounted.to_string()],
         )?;
         Ok(())
     }
@@ -149,5 +200,54 @@ impl Tx<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::Db;
+
+    /// Begins a view of a container, as a server does.
+    fn begin(db: &mut Db, container: &ContainerId, mountpoint: &str) -> View {
+        let new = NewView {
+            container,
+            pid: 7,
+            mountpoint: Path::new(mountpoint),
+            pins: &[],
+        };
+        db.write(|tx| tx.insert_view(&new)).unwrap()
+    }
+
+    #[test]
+    fn what_is_inserted_is_what_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut db = Db::open(&dir.path().join("store.db")).unwrap();
+        let [one, other] = [1, 2].map(|n| ContainerId::from_random([n; 32]));
+        let views = [begin(&mut db, &one, "/a"), begin(&mut db, &other, "/b")];
+        let read = |tx: &Tx<'_>| -> Result<_, DbError> { Ok((tx.views()?, tx.view(&other)?)) };
+        let (all, second) = db.read(read).unwrap();
+        assert_eq!(all, views);
+        assert_eq!(second.as_ref(), Some(&views[1]));
+        db.write(|tx| tx.delete_view(&views[1])).unwrap();
+        assert_eq!(db.read(|tx| tx.view(&other)).unwrap(), None);
+    }
+
+    #[test]
+    fn a_view_that_has_ended_does_not_make_its_successor_a_detached_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut db = Db::open(&dir.path().join("store.db")).unwrap();
+        let container = ContainerId::from_random([1; 32]);
+        let ended = begin(&mut db, &container, "/a");
+        db.write(|tx| tx.delete_view(&ended)).unwrap();
+        let current = begin(&mut db, &container, "/a");
+        assert!(!current.is_same(&ended));
+        let mut detached = |view: &View| {
+            db.write(|tx| tx.set_view_detached(view)).unwrap();
+            let now = db.read(|tx| tx.view(&container)).unwrap().unwrap();
+            now.detached
+        };
+        assert!(!detached(&ended));
+        assert!(detached(&current));
     }
 }

@@ -59,6 +59,14 @@ pub enum LoadError {
     /// Of following up an earlier removal.
     #[error(transparent)]
     Removal(#[from] RemovalError),
+    /// It failed at its very end, and something of it stays as an orphan.
+    #[error("{error}; what was loaded stays as orphans, for gc to remove: {left}")]
+    Left {
+        /// Why it failed.
+        error: Box<LoadError>,
+        /// Why it could not be taken back.
+        left: Box<LoadError>,
+    },
 }
 
 impl From<ArchiveError> for LoadError {
@@ -106,17 +114,16 @@ pub fn load(
                 staged.insert(diff.clone(), stage(store, &archive, layer, cancel)?);
             }
         }
+        let mut named = Vec::new();
         let published = db.write(|tx| {
-            let published = publish(tx, store, &images, &configs, &mut staged);
-            if published.is_err() {
-                // Nothing of what is refused may stay. Still in the transaction: afterwards the
-                // names could be another load's.
-                for (diff, staged) in &mut staged {
-                    staged.unpublish(store, diff)?;
-                }
-            }
-            published
-        })?;
+            let published = publish(tx, store, &images, &configs, &mut staged, &mut named)?;
+            sync_names(store, &staged, &named)?;
+            Ok(published)
+        });
+        let published = match published {
+            Ok(published) => published,
+            Err(error) => return Err(take_back(db, store, &mut staged, &named, error)),
+        };
         if published {
             break;
         }
@@ -166,14 +173,68 @@ fn stage(
     Ok(staged)
 }
 
-/// Make everything visible. False, and nothing is changed, if a layer is neither staged nor
-/// present any longer.
+/// Bring the names to the disk that were given, all at once: a sync for each layer would keep all
+/// others from the database for as long. Before the commit: the rows that say that something is there
+/// must not outlive a power cut alone. (The other way round it is an orphan.)
+fn sync_names(
+    store: &Store,
+    staged: &BTreeMap<DiffId, Staged>,
+    named: &[ImageId],
+) -> Result<(), StoreError> {
+    if staged.values().any(Staged::is_published) {
+        sync_directory(&store.layers())?;
+    }
+    if !named.is_empty() {
+        sync_directory(&store.images())?;
+    }
+    Ok(())
+}
+
+/// Nothing of what is refused may stay, also if it was refused as late as at the commit, for which
+/// the disk may have no room. In a transaction of its own, which looks at the rows: the names could
+/// be another load's by now. Gives `error`, and with it what could not be taken back.
+fn take_back(
+    db: &mut Db,
+    store: &Store,
+    staged: &mut BTreeMap<DiffId, Staged>,
+    named: &[ImageId],
+    error: LoadError,
+) -> LoadError {
+    if named.is_empty() && !staged.values().any(Staged::is_published) {
+        return error;
+    }
+    let taken_back = db.write(|tx| -> Result<(), LoadError> {
+        let mut first = Ok(());
+        for (diff, staged) in staged {
+            if tx.present_layer(diff)?.is_none() {
+                first = first.and(staged.unpublish(store, diff));
+            }
+        }
+        for image in named {
+            if !tx.has_image(image)? {
+                first = first.and(remove_tree(&store.image(image)));
+            }
+        }
+        Ok(first?)
+    });
+    match taken_back {
+        Ok(()) => error,
+        Err(left) => LoadError::Left {
+            error: Box::new(error),
+            left: Box::new(left),
+        },
+    }
+}
+
+/// Make everything visible, and note in `named` which images' directories are made. False, and
+/// nothing is changed, if a layer is neither staged nor present any longer. [`sync_names`] is due.
 fn publish(
     tx: &Tx<'_>,
     store: &Store,
     images: &[ArchivedImage],
     configs: &[File],
     staged: &mut BTreeMap<DiffId, Staged>,
+    named: &mut Vec<ImageId>,
 ) -> Result<bool, LoadError> {
     let layers = || images.iter().flat_map(|image| &image.layers);
     for layer in layers() {
@@ -182,7 +243,8 @@ fn publish(
         }
     }
     // What another process has marked but not yet renamed still has the name that is needed now.
-    removal::settle(tx, store)?;
+    let unfollowed = removal::settle(tx, store)?;
+    removal::in_the_way(unfollowed, |diff| staged.contains_key(diff))?;
     for (image, config) in images.iter().zip(configs) {
         let diffs: Vec<DiffId> = image.layers.iter().map(|l| l.diff_id.clone()).collect();
         let chains = ChainId::of_stack(&diffs);
@@ -197,6 +259,7 @@ fn publish(
             }
         }
         if !tx.has_image(&image.id)? {
+            named.push(image.id.clone());
             name_config(store, &image.id, config)?;
             let places = diffs.into_iter().zip(chains);
             let layers: Vec<_> = places
@@ -204,6 +267,7 @@ fn publish(
                 .collect();
             tx.insert_image(&NewImage {
                 id: &image.id,
+                created: &image.parsed.created,
                 layers: &layers,
             })?;
         }
@@ -254,7 +318,8 @@ fn unnamed_config(store: &Store, image: &ArchivedImage) -> Result<File, StoreErr
     write().map_err(StoreError::at("write a config in", &directory))
 }
 
-/// Give the config its name. What lies there without a row is a leftover.
+/// Give the config its name. What lies there without a row is a leftover. A sync of `images/` is due
+/// before the commit.
 fn name_config(store: &Store, image: &ImageId, config: &File) -> Result<(), StoreError> {
     let (directory, path) = (store.image(image), store.image_config(image));
     remove_tree(&directory)?;
@@ -262,6 +327,5 @@ fn name_config(store: &Store, image: &ImageId, config: &File) -> Result<(), Stor
     let unnamed = format!("/proc/self/fd/{}", config.as_raw_fd());
     linkat(CWD, &unnamed, CWD, &path, AtFlags::SYMLINK_FOLLOW)
         .map_err(StoreError::at("create", &path))?;
-    sync_directory(&directory)?;
-    sync_directory(&store.images())
+    sync_directory(&directory)
 }

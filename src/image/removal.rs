@@ -8,9 +8,11 @@
 
 use std::collections::HashSet;
 
+use jiff::Timestamp;
+
 use super::removal_plan::{Manner, Refusal, RemovalPlan, removal_plan};
-use crate::db::{Action, Db, DbError, Snapshot, Tx};
-use crate::model::{ChainId, ImageId, Layer, Phase};
+use crate::db::{Action, Db, DbError, Image, Snapshot, Tx};
+use crate::model::{ChainId, DiffId, ImageId, Layer, Phase};
 use crate::store::remove_tree::remove_tree;
 use crate::store::{Store, StoreError};
 
@@ -43,18 +45,34 @@ pub fn remove(db: &mut Db, name: &str, manner: Manner) -> Result<RemovalPlan, Re
 
 /// Decide that an image goes if, now, it has no tag and no container: `None` if it has.
 pub fn remove_dangling(db: &mut Db, image: &ImageId) -> Result<Option<RemovalPlan>, RemovalError> {
+    remove_if(db, image, false, Snapshot::is_dangling)
+}
+
+/// Decide that an image goes, whoever uses it, if it is the one that was loaded then: `None` if it is
+/// gone or, since then, loaded again.
+pub fn remove_loaded(
+    db: &mut Db,
+    image: &ImageId,
+    loaded: Timestamp,
+) -> Result<Option<RemovalPlan>, RemovalError> {
+    remove_if(db, image, true, |_, image| image.loaded == loaded)
+}
+
+fn remove_if(
+    db: &mut Db,
+    image: &ImageId,
+    force: bool,
+    is_so: impl FnOnce(&Snapshot, &Image) -> bool,
+) -> Result<Option<RemovalPlan>, RemovalError> {
     db.write(|tx| {
         let snapshot = Snapshot::of(tx)?;
         if !snapshot
             .image(image)
-            .is_some_and(|image| snapshot.is_dangling(image))
+            .is_some_and(|image| is_so(&snapshot, image))
         {
             return Ok(None);
         }
-        let manner = Manner {
-            force: false,
-            prune: true,
-        };
+        let manner = Manner { force, prune: true };
         let plan = removal_plan(&snapshot, &image.to_string(), manner)?;
         carry_out(tx, &plan)?;
         Ok(Some(plan))
@@ -84,13 +102,9 @@ fn mark(tx: &Tx<'_>, row: i64, chain: &ChainId, bytes: u64) -> Result<(), DbErro
 }
 
 /// Mark the layers that no image names and of which `which` is true: what `rmi --no-prune` left, for
-/// `prune`. Gives their rows.
-pub fn mark_unused(
-    db: &mut Db,
-    store: &Store,
-    which: impl Fn(&Layer) -> bool,
-) -> Result<HashSet<i64>, RemovalError> {
-    let rows = db.write(|tx| -> Result<HashSet<i64>, DbError> {
+/// `prune`. Gives their rows. [`follow_up`] is due after it.
+pub fn mark_unused(db: &mut Db, which: impl Fn(&Layer) -> bool) -> Result<HashSet<i64>, DbError> {
+    db.write(|tx| {
         let snapshot = Snapshot::of(tx)?;
         let present = snapshot
             .layers
@@ -103,32 +117,111 @@ pub fn mark_unused(
             mark(tx, layer.id, &layer.chain, layer.bytes)?;
         }
         Ok(unused.iter().map(|l| l.id).collect())
-    })?;
-    follow_up(db, store, &[])?;
-    Ok(rows)
-}
-
-/// Let the tree follow what was decided: rename the layers that are marked, delete the files of
-/// the images that are gone.
-pub fn follow_up(db: &mut Db, store: &Store, images: &[ImageId]) -> Result<(), RemovalError> {
-    db.write(|tx| {
-        settle(tx, store)?;
-        for image in images {
-            // In the transaction: a load of the same image may have put new files there.
-            if !tx.has_image(image)? {
-                remove_tree(&store.image(image))?;
-            }
-        }
-        Ok(())
     })
 }
 
-/// Rename the layers whose marking is decided. Inside a write transaction, so that no process
-/// renames a layer that another has loaded under the same name meanwhile.
-pub fn settle(tx: &Tx<'_>, store: &Store) -> Result<(), RemovalError> {
+/// Where the tree could not follow a decision. It stays due: each command tries it again.
+#[derive(Debug)]
+pub struct Unfollowed {
+    /// The layer that still has its name in `layers/`; `None` for the files of an image.
+    pub layer: Option<Layer>,
+    /// Why.
+    pub error: StoreError,
+}
+
+/// Let the tree follow what was decided: rename the layers that are marked, delete the files of
+/// the images that are gone. What cannot be done keeps nothing else from being done, and is given.
+///
+/// # Errors
+/// Of the database, or of syncing what was renamed: then all of it is still due.
+pub fn follow_up(
+    db: &mut Db,
+    store: &Store,
+    images: &[ImageId],
+) -> Result<Vec<Unfollowed>, RemovalError> {
+    db.write(|tx| {
+        let mut failed = settle(tx, store)?;
+        for image in images {
+            // In the transaction: a load of the same image may have put new files there.
+            if !tx.has_image(image)?
+                && let Err(error) = remove_tree(&store.image(image))
+            {
+                failed.push(Unfollowed { layer: None, error });
+            }
+        }
+        Ok(failed)
+    })
+}
+
+/// Rename the layers whose marking is decided; gives those that keep their names because they cannot
+/// be renamed. Inside a write transaction, so that no process renames a layer that another has
+/// loaded under the same name meanwhile.
+///
+/// # Errors
+/// As [`follow_up`].
+pub fn settle(tx: &Tx<'_>, store: &Store) -> Result<Vec<Unfollowed>, RemovalError> {
+    let (mut moved, mut failed) = (Vec::new(), Vec::new());
     for layer in tx.layers_to_move()? {
-        store.move_to_marked(&layer)?;
-        tx.set_layer_moved(layer.id)?;
+        match store.move_to_marked(&layer) {
+            Ok(()) => moved.push(layer.id),
+            Err(error) => failed.push(Unfollowed {
+                layer: Some(layer),
+                error,
+            }),
+        }
     }
-    Ok(())
+    if !moved.is_empty() {
+        // Once for all of them, for others wait as long as this transaction is open; and before any
+        // row may say "marked": a power cut that takes the renames back must take the rows too.
+        store.sync_moves()?;
+    }
+    for row in moved {
+        tx.set_layer_moved(row)?;
+    }
+    Ok(failed)
+}
+
+/// Look whether any of these keeps the name of a layer that is needed now.
+///
+/// # Errors
+/// Why the first that does could not be renamed.
+pub fn in_the_way(
+    unfollowed: Vec<Unfollowed>,
+    is_needed: impl Fn(&DiffId) -> bool,
+) -> Result<(), StoreError> {
+    let mut errors = unfollowed.into_iter().filter_map(|u| {
+        let layer = u.layer?;
+        is_needed(&layer.diff).then_some(u.error)
+    });
+    errors.next().map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::NewImage;
+
+    #[test]
+    fn an_image_that_was_loaded_again_is_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut db = Db::open(&dir.path().join("store.db")).unwrap();
+        let id = &ImageId::of(b"config");
+        let mut load = || -> Timestamp {
+            let image = NewImage {
+                id,
+                created: "",
+                layers: &[],
+            };
+            let load = |tx: &Tx<'_>| tx.insert_image(&image);
+            db.write(load).unwrap();
+            let loaded = db.read(|tx| tx.image_loaded(id)).unwrap().unwrap();
+            let removed = remove_loaded(&mut db, id, Timestamp::UNIX_EPOCH).unwrap();
+            assert_eq!(removed, None);
+            let removed = remove_loaded(&mut db, id, loaded).unwrap();
+            assert_eq!(removed.and_then(|plan| plan.deleted), Some(id.clone()));
+            assert_eq!(remove_loaded(&mut db, id, loaded).unwrap(), None);
+            loaded
+        };
+        assert_ne!(load(), load());
+    }
 }

@@ -246,6 +246,7 @@ mod tests {
         let chains = ChainId::of_stack(&diffs);
         Image {
             id: ImageId::from_hex(&format!("{n:064x}")).unwrap(),
+            created: None,
             loaded: Timestamp::UNIX_EPOCH,
             tags: tags.iter().map(|t| t.parse().unwrap()).collect(),
             layers: diffs

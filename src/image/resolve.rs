@@ -83,6 +83,7 @@ mod tests {
     fn snapshot() -> Snapshot {
         let image = |first: &str, tags: &[&str]| Image {
             id: ImageId::from_hex(&format!("{first:0<64}")).unwrap(),
+            created: None,
             loaded: Timestamp::UNIX_EPOCH,
             tags: tags.iter().map(|t| t.parse().unwrap()).collect(),
             layers: vec![],

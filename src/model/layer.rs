@@ -1,5 +1,7 @@
 //! A stored layer, as the database has it and the tree follows it.
 
+use std::str::FromStr;
+
 use super::{ChainId, DiffId};
 
 /// A layer that is on disk.
@@ -34,4 +36,36 @@ pub enum Phase {
     Marked,
     /// In `marked/`, and its entries are being deleted.
     Reclaiming,
+}
+
+impl Phase {
+    /// The word for it in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Phase::Present => "present",
+            Phase::Marking => "marking",
+            Phase::Marked => "marked",
+            Phase::Reclaiming => "reclaiming",
+        }
+    }
+}
+
+/// A word that is none of [`Phase::as_str`]'s.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a layer cannot be {0:?}")]
+pub struct ParsePhaseError(String);
+
+impl FromStr for Phase {
+    type Err = ParsePhaseError;
+
+    fn from_str(text: &str) -> Result<Phase, ParsePhaseError> {
+        let phases = [
+            Phase::Present,
+            Phase::Marking,
+            Phase::Marked,
+            Phase::Reclaiming,
+        ];
+        let found = phases.into_iter().find(|phase| phase.as_str() == text);
+        found.ok_or_else(|| ParsePhaseError(text.to_owned()))
+    }
 }

@@ -7,11 +7,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::pins::{Attempt, Exclusive};
 use super::plan::{self, Listing};
-use crate::db::{Action, Db, DbError, Snapshot};
+use crate::db::{Action, Db, DbError, Holder, Snapshot};
 use crate::model::{Layer, Phase};
 use crate::store::layout::names_in;
+use crate::store::lock::{self, Attempt};
 use crate::store::remove_tree::remove_tree;
 use crate::store::staging::remove_leftover;
 use crate::store::usage::measure;
@@ -29,12 +29,12 @@ pub enum ReclaimError {
 }
 
 /// What became of a layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// It is gone.
     Reclaimed,
-    /// A view pins it.
-    Pinned,
+    /// These views pin it: at least one, oldest first.
+    Pinned(Vec<Holder>),
     /// Another process has it locked without a pin on record: it reclaims it, or is a server on
     /// its way in or out.
     Busy,
@@ -46,16 +46,15 @@ pub enum Outcome {
 /// An entry that cannot be deleted; the layer stays `reclaiming`, and an event tells why.
 pub fn reclaim(db: &mut Db, store: &Store, layer: &Layer) -> Result<Outcome, ReclaimError> {
     let path = store.marked_layer(layer);
-    let lock = match Exclusive::try_acquire(&path)? {
+    let lock = match lock::try_exclusive(&path)? {
         Attempt::Locked(lock) => Some(lock),
         // Deleted, but the row was not: a crash between the two, or another process is about to.
         Attempt::Gone => None,
         Attempt::Busy => {
-            let pinned = db.read(|tx| tx.layer_is_pinned(layer.id))?;
-            return Ok(if pinned {
-                Outcome::Pinned
-            } else {
-                Outcome::Busy
+            let holders = db.read(|tx| tx.holders_of(layer.id))?;
+            return Ok(match holders.is_empty() {
+                false => Outcome::Pinned(holders),
+                true => Outcome::Busy,
             });
         }
     };
@@ -63,9 +62,10 @@ pub fn reclaim(db: &mut Db, store: &Store, layer: &Layer) -> Result<Outcome, Rec
         let Some(now) = tx.layer(layer.id)? else {
             return Ok(Err(Outcome::Reclaimed));
         };
-        if tx.layer_is_pinned(layer.id)? {
+        let holders = tx.holders_of(layer.id)?;
+        if !holders.is_empty() {
             // The server died a moment ago, and its end is not recorded yet.
-            return Ok(Err(Outcome::Pinned));
+            return Ok(Err(Outcome::Pinned(holders)));
         }
         match now.phase {
             Phase::Present | Phase::Marking => return Ok(Err(Outcome::Busy)),
@@ -133,7 +133,7 @@ pub fn sweep_orphans(db: &mut Db, store: &Store) -> Result<Swept, ReclaimError> 
     let set_aside = db.write(|tx| -> Result<Vec<PathBuf>, ReclaimError> {
         let snapshot = Snapshot::of(tx)?;
         let mut orphans = plan::orphans(store, &snapshot, &list(store)?);
-        orphans.retain(|o| !matches!(Exclusive::try_acquire(o), Ok(Attempt::Busy)));
+        orphans.retain(|o| !matches!(lock::try_exclusive(o), Ok(Attempt::Busy)));
         let mut set_aside = Vec::new();
         for orphan in orphans {
             let aside = aside_name(store, &orphan)?;

@@ -5,17 +5,16 @@
 //! it gets it, nobody reads the layer, and nobody can begin to, because the name is gone from
 //! `layers/` by then.
 //!
-//! Not here: the rows that say who pins what (`db`), and the renames (`store::layout`).
+//! Not here: the rows that say who pins what (`db`), the renames (`store::layout`), and how a lock is
+//! taken (`store::lock`).
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::OwnedFd;
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat};
+use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use crate::model::DiffId;
-use crate::store::StoreError;
-use crate::store::layout::{Store, open_directory};
+use crate::store::{Store, StoreError, lock};
 
 /// A layer that cannot go as long as this lives.
 #[derive(Debug)]
@@ -27,27 +26,15 @@ pub struct Pin {
 impl Pin {
     /// Pin the layer that is now in `layers/` for this diff; `None` where there is none.
     pub fn acquire(store: &Store, diff: &DiffId) -> Result<Option<Pin>, StoreError> {
-        let path = store.layer(diff);
-        loop {
-            let directory = match open_directory(&path) {
-                Ok(directory) => directory,
-                Err(e) if e.is_not_found() => return Ok(None),
-                Err(e) => return Err(e),
-            };
-            // Waiting is short: a load lets go of what it has published at once, and reclaimers
-            // lock directories that have lost this name.
-            flock(&directory, FlockOperation::LockShared).map_err(StoreError::at("lock", &path))?;
-            // Lock, then look again: between open and lock the layer may have been marked, and
-            // even reclaimed.
-            if leads_to(&path, directory.as_fd())? {
-                return Ok(Some(Pin { directory }));
-            }
-        }
+        // Waiting is short: a load lets go of what it has published at once, and reclaimers lock
+        // directories that have lost this name.
+        let directory = lock::wait_shared(&store.layer(diff))?;
+        Ok(directory.map(|directory| Pin { directory }))
     }
 
     /// Whether the layer that is now in `layers/` for this diff is the one that is pinned.
     pub fn is_current(&self, store: &Store, diff: &DiffId) -> Result<bool, StoreError> {
-        leads_to(&store.layer(diff), self.directory.as_fd())
+        lock::leads_to(&store.layer(diff), &self.directory)
     }
 
     /// The layer's tree, opened.
@@ -57,58 +44,10 @@ impl Pin {
     }
 }
 
-/// A marked layer that nobody can pin or reclaim as long as this lives.
-#[derive(Debug)]
-pub struct Exclusive {
-    /// Holds the exclusive lock.
-    _directory: OwnedFd,
-}
-
-/// What became of an attempt to lock a layer for reclaiming.
-#[derive(Debug)]
-pub enum Attempt {
-    /// Nobody reads it.
-    Locked(Exclusive),
-    /// It is pinned, or being reclaimed by another process.
-    Busy,
-    /// It is not there.
-    Gone,
-}
-
-impl Exclusive {
-    /// Try to lock a directory in `marked/`.
-    pub fn try_acquire(path: &Path) -> Result<Attempt, StoreError> {
-        let directory = match open_directory(path) {
-            Ok(directory) => directory,
-            Err(e) if e.is_not_found() => return Ok(Attempt::Gone),
-            Err(e) => return Err(e),
-        };
-        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Ok(Attempt::Busy),
-            Err(e) => return Err(StoreError::at("lock", path)(e)),
-        }
-        match leads_to(path, directory.as_fd())? {
-            true => Ok(Attempt::Locked(Exclusive {
-                _directory: directory,
-            })),
-            false => Ok(Attempt::Gone),
-        }
-    }
-}
-
-fn leads_to(path: &Path, directory: BorrowedFd<'_>) -> Result<bool, StoreError> {
-    let here = rustix::fs::fstat(directory).map_err(StoreError::at("open", path))?;
-    match rustix::fs::lstat(path) {
-        Ok(there) => Ok((here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)),
-        Err(Errno::NOENT) => Ok(false),
-        Err(e) => Err(StoreError::at("open", path)(e)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::lock::Attempt;
 
     #[test]
     fn a_pin_keeps_the_reclaimer_out_until_it_is_dropped() {
@@ -122,7 +61,7 @@ mod tests {
         let second = Pin::acquire(&store, &diff).unwrap().unwrap();
         let marked = store.marked().join("x");
         std::fs::rename(store.layer(&diff), &marked).unwrap();
-        let attempt = || Exclusive::try_acquire(&marked).unwrap();
+        let attempt = || lock::try_exclusive(&marked).unwrap();
         assert!(matches!(attempt(), Attempt::Busy));
         drop(first);
         assert!(matches!(attempt(), Attempt::Busy));

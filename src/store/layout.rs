@@ -15,7 +15,7 @@
 //! database open, for the renames between `staging/`, `layers/` and `marked/` are serialized by
 //! SQLite's write lock. Whatever no row explains is an orphan.
 //!
-//! Locks: a `flock` on `layers/<hex>` or `marked/…` is a pin (`reclaim::pins`), on a directory in
+//! Locks (`store::lock`): a `flock` on `layers/<hex>` or `marked/…` is a pin (`reclaim::pins`), on a directory in
 //! `staging/` that of the process that fills it, on `containers/<hex>` that of its view's server.
 
 use std::ffi::OsString;
@@ -157,23 +157,33 @@ impl Store {
 
     /// Take a layer's name in `layers/` away, as its row says. Done already is well.
     ///
-    /// To be called inside a write transaction that has read the row.
+    /// To be called inside a write transaction that has read the row; [`Store::sync_moves`] is due
+    /// before a row says that it was done.
     pub fn move_to_marked(&self, layer: &Layer) -> Result<(), StoreError> {
         let (from, to) = (self.layer(&layer.diff), self.marked_layer(layer));
         match fs::rename(&from, &to) {
-            Ok(()) => {}
+            Ok(()) => Ok(()),
             // Done before, by a process that may have died before its syncs.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             // The rename was done, but not recorded; what has the name since, no row explains.
             Err(e)
                 if matches!(
                     e.kind(),
                     io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
-                ) => {}
-            Err(e) => return Err(StoreError::at("mark", &from)(e)),
+                ) =>
+            {
+                Ok(())
+            }
+            Err(e) => Err(StoreError::at("mark", &from)(e)),
         }
-        // Before the row may say "moved": after a power cut the name must not be back in layers/
-        // where the next load of the same diff would find it taken.
+    }
+
+    /// Bring to the disk what [`Store::move_to_marked`] has renamed, all of it at once.
+    ///
+    /// Before a row may say "marked": after a power cut the name must not be back in `layers/`,
+    /// where no row explains it and the next load of the same diff would find it taken. The new
+    /// names first: a layer may have both then, but never neither.
+    pub fn sync_moves(&self) -> Result<(), StoreError> {
         sync_directory(&self.marked())?;
         sync_directory(&self.layers())
     }
@@ -246,13 +256,15 @@ impl ContainerDir {
                 .create(&path)
                 .map_err(StoreError::at("create", &path))?;
         }
-        match root {
-            Some(root) => {
-                let (from, to) = (open_directory(root)?, open_directory(&self.upper())?);
-                copy_directory_metadata(&from, &to).map_err(StoreError::at("dress", &self.upper()))
-            }
-            None => Ok(()),
+        if let Some(root) = root {
+            let (from, to) = (open_directory(root)?, open_directory(&self.upper())?);
+            copy_directory_metadata(&from, &to).map_err(StoreError::at("dress", &self.upper()))?;
         }
+        // Before the commit: a row must not outlive a power cut without its directories. Upper's
+        // owner and mode first, then the names in the directory, then its own.
+        sync_directory(&self.upper())?;
+        sync_directory(&self.0)?;
+        self.0.parent().map_or(Ok(()), sync_directory)
     }
 }
 

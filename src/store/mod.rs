@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod layout;
+pub mod lock;
 pub mod remove_tree;
 pub mod reserve;
 pub mod staging;

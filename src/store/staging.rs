@@ -13,16 +13,16 @@
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
-use super::layout::{Store, names_in, open_directory, read_if_there, sync_directory};
+use super::layout::{Store, names_in, read_if_there, sync_directory};
+use super::lock::{self, Attempt};
 use super::remove_tree::remove_tree;
 use super::usage::measure;
 use crate::model::DiffId;
@@ -111,27 +111,15 @@ impl Staged {
 
     /// Lock a directory, unless another process has it or it is gone.
     fn claim(path: PathBuf) -> Result<Option<Staged>, StoreError> {
-        let directory = match open_directory(&path) {
-            Ok(directory) => directory,
-            Err(e) if e.is_not_found() => return Ok(None),
-            Err(e) => return Err(e),
-        };
-        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-            Err(e) => return Err(StoreError::at("lock", &path)(e)),
-        }
-        // The lock was won, but perhaps on a directory that lost its name meanwhile.
-        match same_file(&directory, &path) {
-            Ok(true) => Ok(Some(Staged {
+        Ok(match lock::try_exclusive(&path)? {
+            Attempt::Locked(directory) => Some(Staged {
                 path,
                 directory,
                 sizes: None,
                 published: false,
-            })),
-            Ok(false) => Ok(None),
-            Err(e) => Err(StoreError::at("open", &path)(e)),
-        }
+            }),
+            Attempt::Busy | Attempt::Gone => None,
+        })
     }
 
     /// The directory that the layer is unpacked into.
@@ -185,10 +173,13 @@ impl Staged {
         self.published
     }
 
-    /// Take the name back, in the same transaction that is about to fail.
+    /// Take the name back, so that dropping this deletes the layer. If the name has gone to another
+    /// layer meanwhile, this one is an orphan.
+    ///
+    /// To be called inside a write transaction that has found no row for this diff.
     pub fn unpublish(&mut self, store: &Store, diff: &DiffId) -> Result<(), StoreError> {
-        if self.published {
-            let from = store.layer(diff);
+        let from = store.layer(diff);
+        if self.published && lock::leads_to(&from, &self.directory)? {
             fs::rename(&from, &self.path).map_err(StoreError::at("take back", &from))?;
             self.published = false;
         }
@@ -198,7 +189,8 @@ impl Staged {
     /// Give the layer its name in `layers/`. What lies there without a row is moved out of the
     /// way, into `staging/`, as an orphan.
     ///
-    /// To be called inside a write transaction that has found no row for this diff.
+    /// To be called inside a write transaction that has found no row for this diff; a sync of
+    /// `layers/` is due before its commit.
     pub fn publish(&mut self, store: &Store, diff: &DiffId) -> Result<(), StoreError> {
         let to = store.layer(diff);
         match fs::rename(&self.path, &to) {
@@ -216,8 +208,7 @@ impl Staged {
             other => other.map_err(StoreError::at("rename to", &to))?,
         }
         self.published = true;
-        // The row that will name it must not outlive a power cut alone.
-        sync_directory(&store.layers())
+        Ok(())
     }
 }
 
@@ -251,15 +242,6 @@ fn is_for(name: &OsStr, diff: &DiffId) -> bool {
         .is_some_and(|rest| rest.starts_with(b"."))
 }
 
-fn same_file(open: &OwnedFd, path: &Path) -> io::Result<bool> {
-    let here = rustix::fs::fstat(open.as_fd())?;
-    match rustix::fs::lstat(path) {
-        Ok(there) => Ok((here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)),
-        Err(rustix::io::Errno::NOENT) => Ok(false),
-        Err(e) => Err(e.into()),
-    }
-}
-
 /// Delete a directory of `staging/`. First its claim to be complete, on the disk too: a crash in the
 /// middle must not leave that claim on what is left of the tree.
 fn discard(path: &Path) -> Result<(), StoreError> {
@@ -276,16 +258,7 @@ pub fn is_held(path: &Path) -> Result<bool, StoreError> {
     if !path.is_dir() {
         return Ok(false);
     }
-    let directory = match open_directory(path) {
-        Ok(directory) => directory,
-        Err(e) if e.is_not_found() => return Ok(false),
-        Err(e) => return Err(e),
-    };
-    match flock(&directory, FlockOperation::NonBlockingLockShared) {
-        Ok(()) => Ok(false),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
-        Err(e) => Err(StoreError::at("lock", path)(e)),
-    }
+    Ok(matches!(lock::try_shared(path)?, Attempt::Busy))
 }
 
 /// Delete a leftover in `staging/`, unless a process fills it or another has deleted it meanwhile.

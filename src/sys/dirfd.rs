@@ -22,8 +22,6 @@ pub type Result<T> = rustix::io::Result<T>;
 pub struct RawEntry {
     /// The name: 1 to 255 bytes, any but `/` and NUL; never `.` or `..`.
     pub name: Box<[u8]>,
-    /// The inode number on that file system.
-    pub ino: u64,
     /// The type, `Unknown` where the file system does not store it.
     pub file_type: FileType,
 }
@@ -107,77 +105,69 @@ pub fn reopen_noatime(fd: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
 /// An extended attribute of the inode at `path`, not following a symlink at its end; `None` when
 /// it has none of that name or the file system knows no extended attributes.
 pub fn get_xattr(path: &ProcPath<'_>, name: &[u8]) -> Result<Option<Vec<u8>>> {
-    let mut value = vec![0_u8; 256];
-    loop {
-        match rustix::fs::lgetxattr(path.as_bytes(), name, &mut value[..]) {
-            Ok(len) => {
-                value.truncate(len);
-                return Ok(Some(value));
-            }
-            Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(None),
-            // It may grow between the two calls, hence the loop.
-            Err(Errno::RANGE) => {
-                let needed = match rustix::fs::lgetxattr_query(path.as_bytes(), name) {
-                    Ok(needed) => needed,
-                    Err(Errno::NODATA) => return Ok(None),
-                    Err(e) => return Err(e),
-                };
-                value.resize(needed.max(value.len() + 1), 0);
-            }
-            Err(e) => return Err(e),
-        }
-    }
+    let value = grown(256, |space| {
+        rustix::fs::lgetxattr(path.as_bytes(), name, space)
+    });
+    none_if_absent(value)
 }
 
 /// An extended attribute of an open inode, by its magic link: works for `O_PATH` too, and for a
 /// symlink opened as itself.
 pub fn get_xattr_fd(fd: impl AsFd, name: &[u8]) -> Result<Option<Vec<u8>>> {
+    none_if_absent(ask_xattr_fd(fd, name))
+}
+
+/// As [`get_xattr_fd`], with the kernel's own words, ENODATA and EOPNOTSUPP, for "none".
+pub fn ask_xattr_fd(fd: impl AsFd, name: &[u8]) -> Result<Vec<u8>> {
     let path = proc_path(&fd);
-    let mut value = vec![0_u8; 256];
-    loop {
-        match rustix::fs::getxattr(path.as_bytes(), name, &mut value[..]) {
-            Ok(len) => {
-                value.truncate(len);
-                return Ok(Some(value));
-            }
-            Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(None),
-            Err(Errno::RANGE) => {
-                let needed = match rustix::fs::getxattr_query(path.as_bytes(), name) {
-                    Ok(needed) => needed,
-                    Err(Errno::NODATA) => return Ok(None),
-                    Err(e) => return Err(e),
-                };
-                value.resize(needed.max(value.len() + 1), 0);
-            }
-            Err(e) => return Err(e),
-        }
-    }
+    grown(256, |space| {
+        rustix::fs::getxattr(path.as_bytes(), name, space)
+    })
 }
 
 /// The names of an open inode's extended attributes; none where they are not supported.
 pub fn list_xattrs_fd(fd: impl AsFd) -> Result<Vec<Vec<u8>>> {
     let path = proc_path(&fd);
-    let mut list = vec![0_u8; 1024];
+    let list = grown(1024, |space| rustix::fs::listxattr(path.as_bytes(), space));
+    let list = none_if_absent(list)?.unwrap_or_default();
+    let names = list.split(|b| *b == 0).filter(|n| !n.is_empty());
+    Ok(names.map(<[u8]>::to_vec).collect())
+}
+
+/// What `ask` writes, with more space as long as it says that there is too little: what it is asked
+/// for may be as large as 64 KiB, and grow between two calls.
+fn grown(space: usize, mut ask: impl FnMut(&mut [u8]) -> Result<usize>) -> Result<Vec<u8>> {
+    let mut value = vec![0; space];
     loop {
-        match rustix::fs::listxattr(path.as_bytes(), &mut list[..]) {
+        match ask(&mut value) {
             Ok(len) => {
-                list.truncate(len);
-                let names = list.split(|b| *b == 0).filter(|n| !n.is_empty());
-                return Ok(names.map(<[u8]>::to_vec).collect());
+                value.truncate(len);
+                return Ok(value);
             }
-            Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-            Err(Errno::RANGE) => {
-                let needed = rustix::fs::listxattr_query(path.as_bytes())?;
-                list.resize(needed.max(list.len() + 1), 0);
-            }
+            Err(Errno::RANGE) => value.resize(value.len() * 4, 0),
             Err(e) => return Err(e),
         }
+    }
+}
+
+fn none_if_absent(value: Result<Vec<u8>>) -> Result<Option<Vec<u8>>> {
+    match value {
+        Ok(value) => Ok(Some(value)),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+        Err(e) => Err(e),
     }
 }
 
 /// Sets an extended attribute of an open inode.
 pub fn set_xattr_fd(fd: impl AsFd, name: &[u8], value: &[u8], flags: XattrFlags) -> Result<()> {
     rustix::fs::setxattr(proc_path(&fd).as_bytes(), name, value, flags)
+}
+
+/// Sets an extended attribute of a name in an open directory, without following or opening it: a
+/// device must not be opened, a symlink cannot. (`setxattrat(2)` is of Linux 6.13.)
+pub fn set_xattr_at(dir: impl AsFd, name: &[u8], key: &[u8], value: &[u8]) -> Result<()> {
+    let path = proc_path_of(&dir, name);
+    rustix::fs::lsetxattr(path.as_bytes(), key, value, XattrFlags::empty())
 }
 
 /// Removes an extended attribute of an open inode.
@@ -200,14 +190,9 @@ pub fn chown_fd(fd: impl AsFd, uid: Option<u32>, gid: Option<u32>) -> Result<()>
     rustix::fs::chownat(fd, "", uid, gid, AtFlags::EMPTY_PATH)
 }
 
-/// Sets the times of an open inode (`utimensat` with an empty path is too new to rely on).
+/// Sets the times of an open inode; works for `O_PATH` and symlinks.
 pub fn set_times_fd(fd: impl AsFd, times: &rustix::fs::Timestamps) -> Result<()> {
-    rustix::fs::utimensat(
-        rustix::fs::CWD,
-        proc_path(&fd).as_bytes(),
-        times,
-        AtFlags::empty(),
-    )
+    rustix::fs::utimensat(fd, "", times, AtFlags::EMPTY_PATH)
 }
 
 /// Reads a whole directory given as a location, without touching its access time.
@@ -224,9 +209,20 @@ pub fn read_dir(dir: impl AsFd) -> Result<Vec<RawEntry>> {
         let file_type = entry.file_type();
         entries.push(RawEntry {
             name: name.into(),
-            ino: entry.ino(),
             file_type,
         });
     }
     Ok(entries)
+}
+
+/// Whether a directory, given as a location, has no entries.
+pub fn is_empty_dir(dir: impl AsFd) -> Result<bool> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let mut stream = Dir::new(reopen_noatime(dir, flags)?)?;
+    while let Some(entry) = stream.read() {
+        if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

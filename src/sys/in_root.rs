@@ -3,9 +3,9 @@
 //! Both functions are `openat2(2)` (Linux 5.6): the kernel walks the path and keeps it inside, whatever
 //! symbolic links lie on it and whoever changes them meanwhile.
 
-use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, XattrFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, Result};
 
 /// Opens `path` as if `root` were `/`: absolute symbolic links and `..` end at `root`.
@@ -44,14 +44,4 @@ fn open(
             other => return other,
         }
     }
-}
-
-/// Sets an extended attribute of `name` in `parent` without following it and without opening it (a device
-/// must not be opened, a symbolic link cannot).
-///
-/// Goes through `/proc/self/fd`, for `setxattrat(2)` is younger (Linux 6.13) than what is supported.
-pub fn set_xattr_at(parent: BorrowedFd<'_>, name: &[u8], key: &[u8], value: &[u8]) -> Result<()> {
-    let mut path = format!("/proc/self/fd/{}/", parent.as_raw_fd()).into_bytes();
-    path.extend_from_slice(name);
-    rustix::fs::lsetxattr(path.as_slice(), key, value, XattrFlags::empty())
 }

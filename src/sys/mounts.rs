@@ -57,7 +57,17 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), Errno> {
                 Ok(output) if String::from_utf8_lossy(&output.stderr).contains("busy") => {
                     Err(Errno::EBUSY)
                 }
-                _ => Err(Errno::EPERM),
+                // Without the privilege the kernel does not even look whether there is a mount.
+                _ if matches!(mount_at(path), Ok(None)) => Ok(()),
+                Ok(output) => {
+                    let said = String::from_utf8_lossy(&output.stderr);
+                    tracing::warn!("fusermount3: {}", said.trim());
+                    Err(Errno::EPERM)
+                }
+                Err(e) => {
+                    tracing::warn!("cannot run fusermount3: {e}");
+                    Err(Errno::EPERM)
+                }
             }
         }
         Err(e) => Err(e),

@@ -6,12 +6,13 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, StatxFlags, statx};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::mounts::Mount;
 
@@ -151,35 +152,63 @@ fn device_of(path: &Path) -> Option<(u32, u32)> {
     Some((stat.stx_dev_major, stat.stx_dev_minor))
 }
 
+/// Device and inode number of what a link in `/proc`, or another path, leads to.
+fn file_of(path: &Path) -> Option<((u32, u32), u64)> {
+    let flags = AtFlags::STATX_DONT_SYNC;
+    let stat = statx(rustix::fs::CWD, path, flags, StatxFlags::INO).ok()?;
+    Some(((stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino))
+}
+
 fn kind_of(path: &Path) -> Option<bool> {
     let flags = AtFlags::STATX_DONT_SYNC;
     let stat = statx(rustix::fs::CWD, path, flags, StatxFlags::TYPE).ok()?;
     Some(u32::from(stat.stx_mode) & libc::S_IFMT == libc::S_IFDIR)
 }
 
-/// Whether a process is on its way out: gone, a zombie, or one whose threads have been sent SIGKILL
-/// (which is pending on each of them until it has left the kernel).
-pub fn is_dying(pid: i32) -> bool {
+/// How much of a process there still is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// It runs, or sleeps.
+    Alive,
+    /// It was sent SIGKILL, or some of its threads have ended: what it holds it will soon let go.
+    Dying,
+    /// It holds nothing any more: not there, in another PID namespace, or a zombie.
+    Over,
+}
+
+/// What can be seen of the life of the process that has this ID now.
+pub fn life_of(pid: i32) -> Life {
     let tasks = list(&PathBuf::from(format!("/proc/{pid}/task")));
-    tasks.is_empty()
-        || tasks.iter().any(|task| {
-            let status = std::fs::read_to_string(task.join("status")).unwrap_or_default();
-            let field = |name| {
-                status
-                    .lines()
-                    .find_map(|line| line.strip_prefix(name))
-                    .map(str::trim)
-            };
-            let killed = |mask: &str| {
-                u64::from_str_radix(mask, 16)
-                    .is_ok_and(|mask| mask & (1 << (libc::SIGKILL - 1)) != 0)
-            };
-            field("State:").is_none_or(|state| state.starts_with(['Z', 'X']))
-                || ["SigPnd:", "ShdPnd:"]
-                    .into_iter()
-                    .filter_map(field)
-                    .any(killed)
-        })
+    let lives: Vec<Life> = tasks
+        .iter()
+        .filter_map(|task| life_of_thread(task))
+        .collect();
+    match lives.as_slice() {
+        // A thread is a zombie only after it has let go of the descriptors; the last one closes them.
+        all if all.iter().all(|life| *life == Life::Over) => Life::Over,
+        all if all.iter().all(|life| *life == Life::Alive) => Life::Alive,
+        _ => Life::Dying,
+    }
+}
+
+/// `None` if it has gone meanwhile. SIGKILL is pending on a thread until it leaves the kernel.
+fn life_of_thread(task: &Path) -> Option<Life> {
+    let status = std::fs::read_to_string(task.join("status")).ok()?;
+    let field = |name| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .map(str::trim)
+    };
+    let killed = |mask: &str| {
+        u64::from_str_radix(mask, 16).is_ok_and(|mask| mask & (1 << (libc::SIGKILL - 1)) != 0)
+    };
+    let mut pending = ["SigPnd:", "ShdPnd:"].into_iter().filter_map(field);
+    Some(match field("State:")? {
+        state if state.starts_with(['Z', 'X']) => Life::Over,
+        _ if pending.any(killed) => Life::Dying,
+        _ => Life::Alive,
+    })
 }
 
 /// A handle on a process that stays valid however often its ID is used again.
@@ -192,6 +221,39 @@ impl Process {
         pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty())
             .ok()
             .map(Process)
+    }
+
+    /// Whether it has this directory open; false too where that may not be looked at.
+    pub fn has_open(&self, directory: &Path) -> bool {
+        let Some((before, wanted)) = self.id_in_proc().zip(file_of(directory)) else {
+            return false;
+        };
+        let mut descriptors = list(&PathBuf::from(format!("/proc/{before}/fd"))).into_iter();
+        descriptors.any(|fd| file_of(&fd) == Some(wanted))
+            // Looked at again: had it ended meanwhile, that ID may have been another's.
+            && self.id_in_proc() == Some(before)
+    }
+
+    /// The ID under which `/proc` shows it: that may be another PID namespace's than ours, and show
+    /// nothing of it.
+    fn id_in_proc(&self) -> Option<i32> {
+        let info = format!("/proc/self/fdinfo/{}", self.0.as_raw_fd());
+        let text = std::fs::read_to_string(info).ok()?;
+        let pid = text.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+        // 0: not in that namespace; -1: it has ended.
+        pid.trim().parse().ok().filter(|pid| *pid > 0)
+    }
+
+    /// Ask it to end; false if it has ended already.
+    ///
+    /// # Errors
+    /// EPERM for another user's.
+    pub fn terminate(&self) -> io::Result<bool> {
+        match pidfd_send_signal(&self.0, Signal::TERM) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::SRCH) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Wait until it ends; false if it has not within `limit` (`None`: no limit).
@@ -226,7 +288,9 @@ mod tests {
         let pid = child.id().cast_signed();
         // Between fork and exec the child still is this program.
         let sleeps = || std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() == "sleep\n";
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
         while !sleeps() {
+            assert!(std::time::Instant::now() < end, "it begins to sleep");
             std::thread::yield_now();
         }
         let device = device_of(Path::new(&format!("/proc/{pid}/exe"))).unwrap();
@@ -252,11 +316,33 @@ mod tests {
             .unwrap();
         let process = Process::open(child.id().cast_signed()).unwrap();
         assert!(!process.wait(Some(Duration::from_millis(1))).unwrap());
-        assert!(!is_dying(child.id().cast_signed()));
-        child.kill().unwrap();
-        assert!(is_dying(child.id().cast_signed()));
+        let life = |child: &std::process::Child| life_of(child.id().cast_signed());
+        assert_eq!(life(&child), Life::Alive);
+        assert!(process.terminate().unwrap());
         assert!(process.wait(None).unwrap());
-        assert!(is_dying(child.id().cast_signed()), "a zombie");
+        assert_eq!(life(&child), Life::Over, "a zombie");
         child.wait().unwrap();
+        assert_eq!(life(&child), Life::Over);
+        assert!(
+            !process.terminate().unwrap(),
+            "it has ended, and that is no error"
+        );
+    }
+
+    #[test]
+    fn who_has_a_directory_open() {
+        let [one, other] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .stdin(std::fs::File::open(one.path()).unwrap())
+            .spawn()
+            .unwrap();
+        let process = Process::open(child.id().cast_signed()).unwrap();
+        assert!(process.has_open(one.path()));
+        assert!(!process.has_open(other.path()));
+        assert!(!process.has_open(&other.path().join("missing")));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!process.has_open(one.path()));
     }
 }

@@ -8,7 +8,10 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, openat2, renameat, unlinkat};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, openat2, renameat_with,
+    unlinkat,
+};
 use rustix::io::{Errno, Result};
 use rustix::path::Arg;
 
@@ -53,15 +56,8 @@ fn open_child(parent: BorrowedFd<'_>, name: impl Arg) -> Result<OwnedFd> {
 /// Delete all that is in an open directory.
 pub fn empty(top: impl AsFd) -> Result<()> {
     let top = top.as_fd();
-    let mut moved_up = 0_u64;
-    // Each pass empties the directories that the pass before has moved up to the top.
-    loop {
-        let before = moved_up;
-        empty_one(top, top, 0, &mut moved_up)?;
-        if moved_up == before {
-            return Ok(());
-        }
-    }
+    // What is moved up is in the listings of the top that follow.
+    empty_one(top, top, 0, &mut 0)
 }
 
 fn empty_one(
@@ -77,52 +73,59 @@ fn empty_one(
         if portion.is_empty() {
             return Ok(());
         }
-        let mut gone = 0;
         for (name, is_directory) in portion {
-            if !is_directory {
-                match unlinkat(directory, &name, AtFlags::empty()) {
-                    Ok(()) | Err(Errno::NOENT) => gone += 1,
-                    // The kind that the listing told was unknown or out of date.
-                    Err(Errno::ISDIR) => {
-                        gone += empty_child(top, directory, &name, depth, moved_up)?;
-                    }
-                    Err(e) => return Err(e),
+            let unlinked = match is_directory {
+                true => Err(Errno::ISDIR),
+                false => unlinkat(directory, &name, AtFlags::empty()),
+            };
+            match unlinked {
+                Ok(()) | Err(Errno::NOENT) => {}
+                // Also where the kind that the listing told was unknown or out of date.
+                Err(Errno::ISDIR) if depth < DEEPEST => {
+                    empty_child(top, directory, &name, depth, moved_up)?;
                 }
-            } else {
-                gone += empty_child(top, directory, &name, depth, moved_up)?;
+                Err(Errno::ISDIR) => move_up(top, directory, &name, moved_up)?,
+                Err(e) => return Err(e),
             }
-        }
-        if gone == 0 {
-            // All that is left are directories that were moved up into this one.
-            return Ok(());
         }
     }
 }
 
-/// 1 if the child is no longer in `directory`.
 fn empty_child(
     top: BorrowedFd<'_>,
     directory: BorrowedFd<'_>,
     name: &CStr,
     depth: usize,
     moved_up: &mut u64,
-) -> Result<usize> {
-    if depth >= DEEPEST {
-        let new = format!(".layerctl-deep.{}.{moved_up}", std::process::id());
-        *moved_up += 1;
-        renameat(directory, name, top, new.as_str())?;
-        return Ok(1);
-    }
+) -> Result<()> {
     let child: OwnedFd = match open_child(directory, name) {
         Ok(child) => child,
-        Err(Errno::NOENT) => return Ok(1),
+        Err(Errno::NOENT) => return Ok(()),
         Err(e) => return Err(e),
     };
     empty_one(top, child.as_fd(), depth + 1, moved_up)?;
     drop(child);
     match unlinkat(directory, name, AtFlags::REMOVEDIR) {
-        Ok(()) | Err(Errno::NOENT) => Ok(1),
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(e) => Err(e),
+    }
+}
+
+/// Move a directory up to the top, under a name that is free: an archive may have any, and a killed
+/// process of the same ID may have left one.
+fn move_up(
+    top: BorrowedFd<'_>,
+    directory: BorrowedFd<'_>,
+    name: &CStr,
+    moved_up: &mut u64,
+) -> Result<()> {
+    loop {
+        let new = format!(".layerctl-deep.{moved_up}");
+        *moved_up += 1;
+        match renameat_with(directory, name, top, new.as_str(), RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => {}
+            other => return other,
+        }
     }
 }
 
@@ -160,6 +163,9 @@ mod tests {
         std::fs::write(keep.join("file"), "x").unwrap();
         let tree = dir.path().join("tree");
         std::fs::create_dir(&tree).unwrap();
+        // Names that this needs itself for a while.
+        std::fs::create_dir_all(tree.join(".layerctl-deep.0/filled")).unwrap();
+        std::fs::write(tree.join(".layerctl-deep.1"), "").unwrap();
         symlink(&keep, tree.join("link")).unwrap();
         for i in 0..5000 {
             std::fs::write(tree.join(format!("f{i}")), "").unwrap();

@@ -17,6 +17,7 @@ use super::error::{Error, Result};
 use super::fs::{Union, Upper};
 use super::inode_table::{Identity, Name};
 use super::layers::LowerFile;
+use super::lookup::upper_identity;
 use super::node::{DirUpper, Node, Place};
 use crate::sys::dirfd;
 
@@ -27,6 +28,14 @@ pub(super) enum Content {
     All,
     /// None: it is truncated at once.
     None,
+}
+
+/// A copy that has no name in the upper directory yet.
+struct Copy {
+    /// `O_PATH`.
+    location: OwnedFd,
+    /// Of a regular file, open for reading and writing.
+    data: Option<OwnedFd>,
 }
 
 impl Union {
@@ -66,7 +75,7 @@ impl Union {
         placed
     }
 
-    /// The copy, in the work directory under `name`. Gives the descriptor of a regular file.
+    /// The copy, in the work directory under `name`.
     fn make_copy(
         &self,
         upper: &Upper,
@@ -75,35 +84,38 @@ impl Union {
         source: &OwnedFd,
         stat: &Stat,
         content: Content,
-    ) -> Result<Option<OwnedFd>> {
+    ) -> Result<Copy> {
         let work = &upper.work;
         let mode = Mode::RUSR | Mode::WUSR;
-        let (copy, data) = match node.kind {
+        let mut data = None;
+        let mut to_sync = None;
+        match node.kind {
             Kind::File => {
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
                 let file = rustix::fs::openat(work, name, flags | OFlags::NOFOLLOW, mode)?;
-                if content == Content::All {
+                let file = data.insert(file);
+                let size = u64::try_from(stat.st_size).unwrap_or(0);
+                if content == Content::All && size > 0 {
                     let source = dirfd::reopen_noatime(source, OFlags::RDONLY)?;
-                    copy_data(source, &file, u64::try_from(stat.st_size).unwrap_or(0))?;
+                    copy_data(source, &*file, size)?;
+                    to_sync = Some(file).filter(|_| !self.options.volatile);
                 }
-                (dirfd::open_path(work, name)?, Some(file))
             }
             Kind::Symlink => {
                 let target = rustix::fs::readlinkat(source, "", Vec::new())?;
                 rustix::fs::symlinkat(target, work, name)?;
-                (dirfd::open_path(work, name)?, None)
             }
             Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => {
                 let device = stat.st_rdev;
                 rustix::fs::mknodat(work, name, node.kind.file_type(), mode, device)?;
-                (dirfd::open_path(work, name)?, None)
             }
             Kind::Directory => return Err(Error::IsADirectory),
-        };
-        copy_metadata(source, stat, &copy)?;
+        }
+        let location = dirfd::open_path(work, name)?;
+        copy_metadata(source, stat, &location)?;
         let origin = node.ino.to_string();
         let set = dirfd::set_xattr_fd(
-            &copy,
+            &location,
             self.xattrs.origin,
             origin.as_bytes(),
             XattrFlags::empty(),
@@ -114,13 +126,11 @@ impl Union {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM) => {}
             Err(e) => return Err(e.into()),
         }
-        if let Some(file) = &data
-            && !self.options.volatile
-        {
+        if let Some(file) = to_sync {
             // The crash that this is for: a name whose data never reached the disk.
             rustix::fs::fsync(file)?;
         }
-        Ok(data)
+        Ok(Copy { location, data })
     }
 
     /// Gives the copy the names of the node. Needs the tree lock exclusively.
@@ -130,15 +140,17 @@ impl Union {
         node: &Arc<Node>,
         file: &LowerFile,
         temporary: &[u8],
-        data: Option<OwnedFd>,
+        copy: Copy,
     ) -> Result<()> {
         let work = &upper.work;
-        let copy = dirfd::open_path(work, temporary)?;
+        let Copy { location, data } = copy;
         if node.is_gone() {
             // Unlinked while open, and changed after that: only the descriptor leads to it.
             rustix::fs::unlinkat(work, temporary, AtFlags::empty())?;
-            return self.is_now(node, Place::Held(Arc::new(copy)), None, data);
+            self.is_now(node, Place::Held(Arc::new(location)), None, data);
+            return Ok(());
         }
+        let identity = upper_identity(&rustix::fs::fstat(&location)?);
         if file.nlink > 1 {
             self.find_link_names(file)?;
         }
@@ -174,17 +186,13 @@ impl Union {
         if names.len() != 1 {
             rustix::fs::unlinkat(work, temporary, AtFlags::empty())?;
         }
-        let stat = rustix::fs::fstat(&copy)?;
-        let identity = Identity::Upper {
-            dev: stat.st_dev,
-            ino: stat.st_ino,
-        };
         let place = if names.is_empty() {
-            Place::Held(Arc::new(copy))
+            Place::Held(Arc::new(location))
         } else {
             Place::Upper
         };
-        self.is_now(node, place, Some(identity), data)
+        self.is_now(node, place, Some(identity), data);
+        Ok(())
     }
 
     /// The node has been copied up: later reads of its open handles go to the copy.
@@ -194,7 +202,7 @@ impl Union {
         place: Place,
         identity: Option<Identity>,
         data: Option<OwnedFd>,
-    ) -> Result<()> {
+    ) {
         let mut files = node.files.lock();
         if files.opens > 0 {
             files.read = None;
@@ -204,7 +212,6 @@ impl Union {
         self.nodes.table.lock().set_identity(node.ino, identity);
         drop(files);
         self.stale(node.ino);
-        Ok(())
     }
 
     /// Makes sure that a directory, and all above it, is in the upper directory. Needs the tree
@@ -277,10 +284,13 @@ impl Union {
 }
 
 /// Does something in a directory that its times are not to show: a copy-up is no change that the
-/// user made. (A crash in between leaves them disturbed; nothing else depends on them.)
+/// user made. A crash in between leaves them disturbed, and so does a disk that cannot take them:
+/// nothing else depends on them, but what was done has been done.
 pub(super) fn keep_times<T>(dir: impl AsFd, act: impl FnOnce() -> Result<T>) -> Result<T> {
     let before = times_of(&rustix::fs::fstat(&dir)?);
     let done = act()?;
-    dirfd::set_times_fd(dir, &before)?;
+    if let Err(e) = dirfd::set_times_fd(dir, &before) {
+        tracing::warn!("a directory's times show a copy-up: {e}");
+    }
     Ok(done)
 }

@@ -5,7 +5,6 @@
 //! at once, so that what it hid never shows through. The server's own umask has no influence.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, RenameFlags, XattrFlags};
 
@@ -13,10 +12,7 @@ use super::attr::{Caller, Kind, STORED_NULL_DEVICE};
 use super::error::{Error, Result};
 use super::fs::{Entry, Union, Upper};
 use super::inode_table::Name;
-use super::layers::is_whiteout;
-use super::lookup::{Hit, check_name};
-use super::node::Node;
-use super::resolve::Shown;
+use super::lookup::check_name;
 use crate::sys::dirfd;
 
 const S_ISGID: u32 = 0o2000;
@@ -50,15 +46,12 @@ pub struct NewEntry<'a> {
     pub umask: u32,
 }
 
-/// What a name in the upper directory has been found to be, before something is put there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Below {
-    /// Nothing in upper, nothing in the layers.
-    Nothing,
-    /// A whiteout in upper.
-    Whiteout,
-    /// Nothing in upper, but the layers have something that is hidden by being replaced.
-    Lower,
+/// Something new in the work directory, on its way to its name.
+struct Made {
+    /// Its name there.
+    name: Name,
+    /// A regular file, open for reading and writing; `O_PATH` of anything else.
+    fd: OwnedFd,
 }
 
 impl Union {
@@ -91,27 +84,19 @@ impl Union {
         }
         self.copy_up_dirs(&parent)?;
         let dir = self.upper_fd(&parent)?;
-        let below = self.below(&parent, &dir, new.name)?;
-        let (temporary, file) = self.make_in_work(upper, &dir, new, what)?;
-        let opaque = matches!(what, What::Directory) && below != Below::Nothing;
-        let placed = self.place(upper, &temporary, &dir, new.name, below, opaque);
+        // Of what shows nothing, the upper directory can only have a whiteout.
+        let over_whiteout = dirfd::stat_at_opt(&*dir, new.name)?.is_some();
+        let made = make_in_work(upper, &dir, new, what)?;
+        let opaque = over_whiteout && matches!(what, What::Directory);
+        let placed = self.place(upper, &made.name, &dir, new.name, over_whiteout, opaque);
         if placed.is_err() {
-            upper.work.discard(&temporary);
+            upper.work.discard(&made.name);
         }
         placed?;
-        Ok((self.lookup_entry(&parent, new.name)?, file))
-    }
-
-    /// What is under a name of a directory that shows nothing.
-    pub(super) fn below(&self, parent: &Arc<Node>, dir: &OwnedFd, name: &[u8]) -> Result<Below> {
-        if dirfd::stat_at_opt(dir, name)?.is_some_and(|stat| is_whiteout(&stat)) {
-            return Ok(Below::Whiteout);
-        }
-        let place = parent.dir().ok_or(Error::NotADirectory)?;
-        Ok(match self.lowers_show(&place, name)? {
-            Shown::Nothing => Below::Nothing,
-            Shown::File(Hit::Upper(_) | Hit::Lower { .. }) | Shown::Dirs(_) => Below::Lower,
-        })
+        let node = self.intern_new(&parent, new.name, rustix::fs::fstat(&made.fd)?);
+        let attr = self.attr_of(node.node())?;
+        let file = matches!(what, What::File).then_some(made.fd);
+        Ok((Entry { node, attr }, file))
     }
 
     /// Moves something made in the work directory to a name that shows nothing.
@@ -121,70 +106,22 @@ impl Union {
         temporary: &[u8],
         dir: &OwnedFd,
         name: &[u8],
-        below: Below,
+        over_whiteout: bool,
         opaque_dir: bool,
     ) -> Result<()> {
         let work = &upper.work;
         if opaque_dir {
             let made = dirfd::open_dir(work, temporary)?;
             dirfd::set_xattr_fd(made, self.xattrs.opaque, b"y", XattrFlags::empty())?;
-        }
-        match below {
-            Below::Whiteout if opaque_dir => {
-                // A directory cannot be renamed over the device node that a whiteout is.
-                rustix::fs::renameat_with(work, temporary, dir, name, RenameFlags::EXCHANGE)?;
-                work.discard(temporary);
-            }
-            Below::Whiteout => rustix::fs::renameat(work, temporary, dir, name)?,
-            Below::Nothing | Below::Lower => {
-                let flags = RenameFlags::NOREPLACE;
-                rustix::fs::renameat_with(work, temporary, dir, name, flags)?;
-            }
+            // A directory cannot be renamed over the device node that a whiteout is.
+            rustix::fs::renameat_with(work, temporary, dir, name, RenameFlags::EXCHANGE)?;
+            work.discard(temporary);
+        } else if over_whiteout {
+            rustix::fs::renameat(work, temporary, dir, name)?;
+        } else {
+            rustix::fs::renameat_with(work, temporary, dir, name, RenameFlags::NOREPLACE)?;
         }
         Ok(())
-    }
-
-    fn make_in_work(
-        &self,
-        upper: &Upper,
-        dir: &OwnedFd,
-        new: &NewEntry<'_>,
-        what: What<'_>,
-    ) -> Result<(Name, Option<OwnedFd>)> {
-        let work = &upper.work;
-        let name = work.fresh();
-        let acl = match what {
-            What::Symlink(_) => None,
-            What::File | What::Directory | What::Node(..) => dirfd::get_xattr_fd(dir, DEFAULT_ACL)?,
-        };
-        let has_acl = acl.is_some();
-        let made = match acl {
-            None => make_node(work, &name, new.mode & !new.umask, what),
-            Some(acl) => {
-                // The kernel knows best how an ACL is inherited: let it happen in a directory
-                // with the parent's default ACL.
-                let nursery = work.fresh();
-                rustix::fs::mkdirat(work, &*nursery, Mode::RWXU)?;
-                let made = dirfd::open_dir(work, &nursery)
-                    .map_err(Error::from)
-                    .and_then(|inside| {
-                        dirfd::set_xattr_fd(&inside, DEFAULT_ACL, &acl, XattrFlags::empty())?;
-                        let file = make_node(&inside, &name, new.mode, what)?;
-                        rustix::fs::renameat(inside, &*name, work, &*name)?;
-                        Ok(file)
-                    });
-                work.discard(&nursery);
-                made
-            }
-        };
-        let finished = made.and_then(|file| {
-            give(upper, &name, dir, new, what, has_acl)?;
-            Ok((name.clone(), file))
-        });
-        if finished.is_err() {
-            work.discard(&name);
-        }
-        finished
     }
 
     /// Opens a new regular file, or the one that is there unless `exclusive`.
@@ -196,7 +133,7 @@ impl Union {
         let entry = match made {
             Ok((entry, file)) => {
                 let counted = self.nodes.count(entry.node.node().clone());
-                let handle = self.adopt_new_file(counted, file, flags)?;
+                let handle = self.adopt_new_file(counted, file, flags);
                 return Ok((entry, handle));
             }
             // Another mount of the same name space cannot be, but two requests can.
@@ -210,16 +147,55 @@ impl Union {
     }
 }
 
+/// Makes something in the work directory, with owner and mode.
+fn make_in_work(upper: &Upper, dir: &OwnedFd, new: &NewEntry<'_>, what: What<'_>) -> Result<Made> {
+    let work = &upper.work;
+    let name = work.fresh();
+    let acl = match what {
+        What::Symlink(_) => None,
+        What::File | What::Directory | What::Node(..) => dirfd::get_xattr_fd(dir, DEFAULT_ACL)?,
+    };
+    let has_acl = acl.is_some();
+    let made = match acl {
+        None => make_node(work, &name, new.mode & !new.umask, what),
+        Some(acl) => {
+            // The kernel knows best how an ACL is inherited: let it happen in a directory
+            // with the parent's default ACL.
+            let nursery = work.fresh();
+            rustix::fs::mkdirat(work, &*nursery, Mode::RWXU)?;
+            let made = dirfd::open_dir(work, &nursery)
+                .map_err(Error::from)
+                .and_then(|inside| {
+                    dirfd::set_xattr_fd(&inside, DEFAULT_ACL, &acl, XattrFlags::empty())?;
+                    let made = make_node(&inside, &name, new.mode, what)?;
+                    rustix::fs::renameat(inside, &*name, work, &*name)?;
+                    Ok(made)
+                });
+            work.discard(&nursery);
+            made
+        }
+    };
+    let finished = made.and_then(|fd| {
+        give(&fd, dir, new, what, has_acl)?;
+        Ok(fd)
+    });
+    match finished {
+        Ok(fd) => Ok(Made { name, fd }),
+        Err(e) => {
+            work.discard(&name);
+            Err(e)
+        }
+    }
+}
+
 /// Sets owner and mode of what has just been made, in a directory that has a default ACL or not.
 fn give(
-    upper: &Upper,
-    name: &[u8],
+    made: &OwnedFd,
     dir: &OwnedFd,
     new: &NewEntry<'_>,
     what: What<'_>,
     has_acl: bool,
 ) -> Result<()> {
-    let made = dirfd::open_path(&upper.work, name)?;
     let parent = rustix::fs::fstat(dir)?;
     let inherits = parent.st_mode as u32 & S_ISGID != 0;
     let gid = if inherits {
@@ -227,13 +203,13 @@ fn give(
     } else {
         new.caller.gid
     };
-    dirfd::chown_fd(&made, Some(new.caller.uid), Some(gid))?;
+    dirfd::chown_fd(made, Some(new.caller.uid), Some(gid))?;
     if matches!(what, What::Symlink(_)) {
         return Ok(());
     }
     let permissions = if has_acl {
         // As the ACL made it; a change would be one of its mask.
-        rustix::fs::fstat(&made)?.st_mode as u32 & 0o777
+        rustix::fs::fstat(made)?.st_mode as u32 & 0o777
     } else {
         new.mode & !new.umask & 0o777
     };
@@ -242,33 +218,32 @@ fn give(
     if inherits && matches!(what, What::Directory) {
         special |= S_ISGID;
     }
-    Ok(dirfd::chmod_fd(&made, permissions | special)?)
+    Ok(dirfd::chmod_fd(made, permissions | special)?)
 }
 
+/// Makes something and opens it: a regular file for reading and writing, anything else as a place.
 fn make_node(
     dir: impl std::os::fd::AsFd,
     name: &[u8],
     mode: u32,
     what: What<'_>,
-) -> Result<Option<OwnedFd>> {
+) -> Result<OwnedFd> {
     let bits = Mode::from_raw_mode(mode & 0o777);
     match what {
         What::File => {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
-            let file = rustix::fs::openat(dir, name, flags | OFlags::NOFOLLOW, bits)?;
-            Ok(Some(file))
+            return Ok(rustix::fs::openat(
+                dir,
+                name,
+                flags | OFlags::NOFOLLOW,
+                bits,
+            )?);
         }
-        What::Directory => {
-            rustix::fs::mkdirat(dir, name, bits)?;
-            Ok(None)
-        }
-        What::Symlink(target) => {
-            rustix::fs::symlinkat(target, dir, name)?;
-            Ok(None)
-        }
+        What::Directory => rustix::fs::mkdirat(&dir, name, bits)?,
+        What::Symlink(target) => rustix::fs::symlinkat(target, &dir, name)?,
         What::Node(kind, rdev) => {
-            rustix::fs::mknodat(dir, name, kind.file_type(), bits, u64::from(rdev))?;
-            Ok(None)
+            rustix::fs::mknodat(&dir, name, kind.file_type(), bits, u64::from(rdev))?;
         }
     }
+    Ok(dirfd::open_path(dir, name)?)
 }

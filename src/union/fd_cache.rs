@@ -1,8 +1,8 @@
 //! Directory descriptors, as many as the process may keep open: the least recently used go first.
 //!
 //! It only maps a directory's number (never reused) to a descriptor; how a directory is opened
-//! again is known to `lookup`. Lock rule: one mutex, a leaf, not held over a system call but the
-//! `close` of what is evicted.
+//! again is known to `lookup`. Lock rule: one mutex, a leaf, not held over a system call:
+//! what is evicted is closed without it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;

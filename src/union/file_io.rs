@@ -6,6 +6,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 use rustix::io::Errno;
 
@@ -28,50 +29,36 @@ impl Union {
         }
         let writes = flags.intersects(OFlags::WRONLY | OFlags::RDWR);
         let truncates = flags.contains(OFlags::TRUNC);
-        if writes || truncates {
-            let content = if truncates {
-                Content::None
-            } else {
-                Content::All
-            };
-            self.copy_up(&node, content)?;
-        }
-        let tree = self.tree.read();
-        {
-            // The descriptor first: nothing to take back if it cannot be had.
-            let mut files = node.files.lock();
-            files.opens += 1;
-            let opened = self.open_data(&node, &mut files, writes || truncates);
-            if let Err(e) = opened {
-                files.opens -= 1;
-                return Err(e);
-            }
-        }
-        let counted = self.nodes.count(node.clone());
-        let handle = self.handles.add_file(counted, wants_sync(flags));
-        drop(tree);
-        if truncates && let Err(e) = self.truncate_at_open(&node, caller) {
-            self.release(handle)?;
+        // Counted first: a copy-up leaves its descriptor to those who have the file open, so that
+        // nothing can fail any more once a copy without data has its name.
+        node.files.lock().opens += 1;
+        let opened = self.open_counted(&node, writes, truncates.then_some(caller));
+        if let Err(e) = opened {
+            node.close();
             return Err(e);
         }
-        Ok(handle)
+        let counted = self.nodes.count(node);
+        Ok(self.handles.add_file(counted, wants_sync(flags)))
     }
 
-    /// The kernel leaves O_TRUNC to us, and with it what a truncation does to the set-ID bits and
-    /// capabilities.
-    fn truncate_at_open(&self, node: &Arc<Node>, caller: Caller) -> Result<()> {
-        let _tree = self.tree.read();
-        let file = self.data_fd(node, true)?;
-        rustix::fs::ftruncate(&*file, 0)?;
-        let mode = rustix::fs::fstat(&*file)?.st_mode as u32;
-        let kept = mode & !0o4000 & if mode & 0o010 != 0 { !0o2000 } else { !0 };
-        // Root keeps them (CAP_FSETID), as elsewhere.
-        if caller.uid != 0 && kept != mode {
-            dirfd::chmod_fd(&*file, kept)?;
+    /// Makes a file that is counted as open ready for that; `truncates` says for whom to nothing.
+    fn open_counted(
+        &self,
+        node: &Arc<Node>,
+        writes: bool,
+        truncates: Option<Caller>,
+    ) -> Result<()> {
+        if truncates.is_some() {
+            self.copy_up(node, Content::None)?;
+        } else if writes {
+            self.copy_up(node, Content::All)?;
         }
-        match dirfd::remove_xattr_fd(&*file, b"security.capability") {
-            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
-            Err(e) => Err(e.into()),
+        let _tree = self.tree.read();
+        let write = writes || truncates.is_some();
+        let file = self.open_data(node, &mut node.files.lock(), write)?;
+        match truncates {
+            Some(caller) => truncate_at_open(&file, caller),
+            None => Ok(()),
         }
     }
 
@@ -81,7 +68,7 @@ impl Union {
         node: NodeRef,
         file: Option<OwnedFd>,
         flags: OFlags,
-    ) -> Result<u64> {
+    ) -> u64 {
         {
             let mut files = node.files.lock();
             files.opens += 1;
@@ -89,7 +76,7 @@ impl Union {
                 files.write = file.map(Arc::new);
             }
         }
-        Ok(self.handles.add_file(node, wants_sync(flags)))
+        self.handles.add_file(node, wants_sync(flags))
     }
 
     /// Makes sure that a descriptor of a node's data is open. Needs the tree lock.
@@ -158,20 +145,21 @@ impl Union {
         self.data_fd(node, true)
     }
 
-    /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
-    pub fn read(&self, handle: u64, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+    /// Reads up to `size` bytes; fewer only at the end of the file.
+    pub fn read(&self, handle: u64, offset: u64, size: usize) -> Result<Vec<u8>> {
         let handle = self.handles.file(handle)?;
         let file = self.readable(handle.node.node())?;
-        let mut done = 0;
-        while done < buffer.len() {
-            match rustix::io::pread(&*file, &mut buffer[done..], offset + done as u64) {
+        // Not zeroed first: this is the way of every byte that is read.
+        let mut buffer = Vec::with_capacity(size);
+        while buffer.len() < size {
+            let at = offset + buffer.len() as u64;
+            match rustix::io::pread(&*file, spare_capacity(&mut buffer), at) {
                 Ok(0) => break,
-                Ok(n) => done += n,
-                Err(Errno::INTR) => {}
+                Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(e.into()),
             }
         }
-        Ok(done)
+        Ok(buffer)
     }
 
     /// Writes `data`, and gives how many bytes of it: fewer where the disk got full on the way, as
@@ -201,13 +189,7 @@ impl Union {
 
     /// Closes a handle.
     pub fn release(&self, handle: u64) -> Result<()> {
-        let handle = self.handles.remove_file(handle)?;
-        let mut files = handle.node.files.lock();
-        files.opens = files.opens.saturating_sub(1);
-        let unused = (files.opens == 0).then(|| (files.read.take(), files.write.take()));
-        drop(files);
-        // Closed without the lock.
-        drop(unused);
+        self.handles.remove_file(handle)?.node.close();
         Ok(())
     }
 
@@ -254,6 +236,19 @@ impl Union {
             rustix::fs::copy_file_range(&*source, Some(&mut from), &*target, Some(&mut to), len)?;
         Ok(copied)
     }
+}
+
+/// The kernel leaves O_TRUNC to us, and with it what a truncation does to the set-ID bits. (That
+/// it takes capabilities, the disk's own truncation sees to.)
+fn truncate_at_open(file: &OwnedFd, caller: Caller) -> Result<()> {
+    rustix::fs::ftruncate(file, 0)?;
+    let mode = rustix::fs::fstat(file)?.st_mode as u32;
+    let kept = mode & !0o4000 & if mode & 0o010 != 0 { !0o2000 } else { !0 };
+    // Root keeps them (CAP_FSETID), as elsewhere.
+    if caller.uid != 0 && kept != mode {
+        dirfd::chmod_fd(file, kept)?;
+    }
+    Ok(())
 }
 
 fn wants_sync(flags: OFlags) -> bool {

@@ -5,13 +5,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{Stat, XattrFlags};
 use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, capabilities};
 
 use super::attr::{Attr, Kind};
 use super::error::{Error, Result};
@@ -23,6 +24,9 @@ use super::layers::{Layers, LowerDir, LowerPath, Options, PrivateXattrs};
 use super::node::{DirPlace, DirUpper, Node, NodeRef, Nodes, Place};
 use super::work::Work;
 use crate::sys::dirfd;
+
+/// The most lower directories: with more, their inode numbers would run into the spare ones.
+const MAX_LAYERS: usize = 4096;
 
 /// A union of layers, not mounted anywhere.
 #[derive(Debug)]
@@ -37,7 +41,7 @@ pub struct Union {
     pub(super) handles: Handles,
     pub(super) hard_links: HardLinks,
     next_id: AtomicU64,
-    stale: Mutex<Option<Sender<Ino>>>,
+    stale: OnceLock<Sender<Ino>>,
 }
 
 /// Where changes go.
@@ -61,7 +65,7 @@ impl Union {
     /// to the hard one, for the whole process.
     ///
     /// # Errors
-    /// `InvalidInput` without any directory, with `upper` but no `work` or more than 65,000 layers;
+    /// `InvalidInput` without any directory, with `upper` but no `work` or more than 4,096 layers;
     /// `CrossesDevices` when `work` is not on `upper`'s file system; what the system calls on `work`
     /// and `upper` return.
     pub fn new(layers: Layers, options: Options) -> io::Result<Union> {
@@ -69,7 +73,7 @@ impl Union {
         if layers.lowers.is_empty() && layers.upper.is_none() {
             return Err(invalid("a union needs at least one directory"));
         }
-        if layers.lowers.len() > 65_000 {
+        if layers.lowers.len() > MAX_LAYERS {
             return Err(invalid("too many layers"));
         }
         let upper = match (layers.upper, layers.work) {
@@ -122,7 +126,7 @@ impl Union {
             handles: Handles::default(),
             hard_links: HardLinks::default(),
             next_id,
-            stale: Mutex::new(None),
+            stale: OnceLock::new(),
         };
         union.stop_at_opaque_roots()?;
         Ok(union)
@@ -161,13 +165,14 @@ impl Union {
 
     /// Has the numbers of nodes sent whose attributes change without the kernel asking for it: by
     /// a copy-up, or by the delayed write of a mapped page. A mount tells the kernel to ask again.
+    /// There is one listener: the first.
     pub fn notify_stale(&self, sender: Sender<u64>) {
-        *self.stale.lock() = Some(sender);
+        self.stale.get_or_init(|| sender);
     }
 
     /// The attributes of this node are not what they were when the kernel last asked.
     pub(super) fn stale(&self, ino: Ino) {
-        if let Some(sender) = &*self.stale.lock()
+        if let Some(sender) = self.stale.get()
             && sender.send(ino).is_err()
         {
             tracing::debug!("the view has ended: nobody to tell that {ino} has changed");
@@ -242,18 +247,10 @@ fn choose_xattrs(upper: Option<&Upper>) -> Result<PrivateXattrs> {
 /// Whether the kernel shows this process `trusted` attributes: it needs CAP_SYS_ADMIN outside of
 /// any user namespace, and without it they just seem not to be there.
 fn sees_trusted() -> bool {
-    const CAP_SYS_ADMIN: u32 = 21;
     let first_line_is_whole_range = std::fs::read_to_string("/proc/self/uid_map")
         .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
-    let capabilities = std::fs::read_to_string("/proc/self/status")
-        .ok()
-        .and_then(|status| {
-            let line = status
-                .lines()
-                .find_map(|line| line.strip_prefix("CapEff:"))?;
-            u64::from_str_radix(line.trim(), 16).ok()
-        });
-    first_line_is_whole_range && capabilities.is_some_and(|caps| caps & (1 << CAP_SYS_ADMIN) != 0)
+    first_line_is_whole_range
+        && capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
 }
 
 /// How many directory descriptors may stay open: a part of what the process may open, which is

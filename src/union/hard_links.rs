@@ -9,10 +9,11 @@
 //! layer at once, with the same result.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::fs::FileType;
+use rustix::fs::{FileType, Stat};
 
 use super::error::Result;
 use super::fs::Union;
@@ -46,38 +47,12 @@ impl Union {
             return Ok(links.clone());
         }
         let mut links = Links::new();
-        let root = self
-            .lower_roots
-            .iter()
-            .find(|root| root.layer == layer)
-            .cloned();
-        let mut todo: Vec<_> = root
-            .map(|root| (root, LowerPath::default()))
-            .into_iter()
-            .collect();
-        while let Some((dir, path)) = todo.pop() {
-            let fd = self.lower_fd(&dir)?;
-            for entry in dirfd::read_dir(&*fd)? {
-                let stat = match entry.file_type {
-                    FileType::Directory => {
-                        todo.push((
-                            dir.child(self.new_id(), &entry.name),
-                            path.join(&entry.name),
-                        ));
-                        continue;
-                    }
-                    _ => dirfd::stat_at(&*fd, &entry.name)?,
-                };
-                if is_dir(&stat) {
-                    todo.push((
-                        dir.child(self.new_id(), &entry.name),
-                        path.join(&entry.name),
-                    ));
-                } else if stat.st_nlink > 1 {
-                    links
-                        .entry(stat.st_ino)
-                        .or_default()
-                        .push(path.join(&entry.name));
+        let root = self.lower_fds[layer as usize].clone();
+        let mut walk = Walk::new(root, LowerPath::default(), true);
+        while let Some((dir, path)) = walk.next()? {
+            for (name, stat) in walk.enter(&dir, |name| path.join(name))? {
+                if stat.st_nlink > 1 {
+                    links.entry(stat.st_ino).or_default().push(path.join(&name));
                 }
             }
         }
@@ -114,27 +89,22 @@ impl Union {
         let mut redirects = Redirects::new();
         let root = self.writable()?.root.clone();
         if dirfd::get_xattr_fd(&*root, self.xattrs.redirects)?.is_some() {
-            let mut todo = vec![(root, Vec::<Name>::new(), Vec::<Name>::new())];
-            while let Some((dir, shown, layers)) = todo.pop() {
-                for entry in dirfd::read_dir(&*dir)? {
-                    if entry.file_type != FileType::Directory {
-                        continue;
-                    }
-                    let child = Arc::new(dirfd::open_dir(&*dir, &entry.name)?);
-                    let shown = [&shown[..], std::slice::from_ref(&entry.name)].concat();
-                    let mut layers = [&layers[..], std::slice::from_ref(&entry.name)].concat();
-                    if let Some(value) = dirfd::get_xattr_fd(&*child, self.xattrs.redirect)? {
-                        match parse_redirect(&value)? {
-                            Redirect::Absolute(path) => layers = path,
-                            Redirect::Relative(name) => {
-                                layers.pop();
-                                layers.push(name);
-                            }
+            let mut walk = Walk::new(root, (Vec::<Name>::new(), Vec::<Name>::new()), false);
+            while let Some((dir, (shown, mut layers))) = walk.next()? {
+                if let Some(value) = dirfd::get_xattr_fd(&*dir, self.xattrs.redirect)? {
+                    match parse_redirect(&value)? {
+                        Redirect::Absolute(path) => layers = path,
+                        Redirect::Relative(name) => {
+                            layers.pop();
+                            layers.push(name);
                         }
-                        redirects.push((shown.clone(), layers.clone()));
                     }
-                    todo.push((child, shown, layers));
+                    redirects.push((shown.clone(), layers.clone()));
                 }
+                walk.enter(&dir, |name| {
+                    let below = |path: &[Name]| [path, &[Name::from(name)]].concat();
+                    (below(&shown), below(&layers))
+                })?;
             }
         }
         let redirects = Arc::new(redirects);
@@ -151,5 +121,64 @@ impl Union {
             dirfd::set_xattr_fd(&**root, self.xattrs.redirects, b"y", flags)?;
         }
         Ok(())
+    }
+}
+
+/// The directories of a tree, each with what the walker knows of it. A directory is opened when it
+/// is its turn: a wide tree needs no more descriptors than a narrow one.
+struct Walk<T> {
+    todo: Vec<(Arc<OwnedFd>, Option<Name>, T)>,
+    /// Whether anything but directories is of interest.
+    files: bool,
+}
+
+impl<T> Walk<T> {
+    fn new(root: Arc<OwnedFd>, what: T, files: bool) -> Walk<T> {
+        Walk {
+            todo: vec![(root, None, what)],
+            files,
+        }
+    }
+
+    fn next(&mut self) -> Result<Option<(Arc<OwnedFd>, T)>> {
+        Ok(match self.todo.pop() {
+            Some((parent, Some(name), what)) => {
+                Some((Arc::new(dirfd::open_dir(&*parent, &name)?), what))
+            }
+            Some((root, None, what)) => Some((root, what)),
+            None => None,
+        })
+    }
+
+    /// Notes the directories in one, and gives its files, where they are of interest.
+    fn enter(
+        &mut self,
+        dir: &Arc<OwnedFd>,
+        what: impl Fn(&[u8]) -> T,
+    ) -> Result<Vec<(Name, Stat)>> {
+        let mut others = Vec::new();
+        for entry in dirfd::read_dir(&**dir)? {
+            match entry.file_type {
+                FileType::Directory => {}
+                // The file system may not store the type.
+                FileType::Unknown => {
+                    let stat = dirfd::stat_at(&**dir, &entry.name)?;
+                    if !is_dir(&stat) {
+                        others.push((entry.name, stat));
+                        continue;
+                    }
+                }
+                _ => {
+                    if self.files {
+                        let stat = dirfd::stat_at(&**dir, &entry.name)?;
+                        others.push((entry.name, stat));
+                    }
+                    continue;
+                }
+            }
+            let what = what(&entry.name);
+            self.todo.push((dir.clone(), Some(entry.name), what));
+        }
+        Ok(others)
     }
 }

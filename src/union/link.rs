@@ -4,7 +4,6 @@ use rustix::fs::AtFlags;
 
 use super::attr::Kind;
 use super::copy_up::Content;
-use super::create::Below;
 use super::error::{Error, Result};
 use super::fs::{Entry, Union};
 use super::lookup::check_name;
@@ -30,7 +29,8 @@ impl Union {
         }
         self.copy_up_dirs(&parent)?;
         let dir = self.upper_fd(&parent)?;
-        let below = self.below(&parent, &dir, new_name)?;
+        // Of what shows nothing, the upper directory can only have a whiteout.
+        let over_whiteout = dirfd::stat_at_opt(&*dir, new_name)?.is_some();
         let location = self.path_fd(&node)?;
         let source = dirfd::proc_path(&*location);
         // Through the magic link of the descriptor: right whatever name it has, or none that is
@@ -45,10 +45,10 @@ impl Union {
                 AtFlags::SYMLINK_FOLLOW,
             )
         };
-        if below == Below::Whiteout {
+        if over_whiteout {
             let temporary = upper.work.fresh();
             link(&upper.work, &temporary)?;
-            let placed = self.place(upper, &temporary, &dir, new_name, below, false);
+            let placed = self.place(upper, &temporary, &dir, new_name, true, false);
             if placed.is_err() {
                 upper.work.discard(&temporary);
             }

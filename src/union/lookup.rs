@@ -1,6 +1,6 @@
 //! Finding things: what a name shows in a directory, and the descriptors that lead there.
 //!
-//! All of this needs the tree lock, shared at least. A name that has been found is remembered in
+//! All of this needs the tree lock, shared at least, but for what is about the layers alone. A name that has been found is remembered in
 //! the inode table: the view is the only way in, so what is known there needs no system call.
 
 use std::os::fd::OwnedFd;
@@ -118,6 +118,28 @@ impl Union {
         NodeRef::adopt(node, &self.nodes)
     }
 
+    /// The node of what has just been put under a name of the upper directory, counted.
+    pub(super) fn intern_new(&self, parent: &Arc<Node>, name: &[u8], stat: Stat) -> NodeRef {
+        let (identity, place) = match is_dir(&stat) {
+            true => (
+                None,
+                Place::Dir(DirPlace {
+                    upper: DirUpper::Present,
+                    lowers: Arc::default(),
+                    lower_path: LowerPath::default(),
+                }),
+            ),
+            false => (Some(upper_identity(&stat)), Place::Upper),
+        };
+        let found = Found {
+            identity,
+            preferred: stat.st_ino,
+            place,
+            stat,
+        };
+        self.intern(parent, name, found)
+    }
+
     /// What a name shows, from the disk.
     fn find(&self, parent: &Arc<Node>, name: &[u8]) -> Result<Option<Found>> {
         let dir = parent.dir().ok_or(Error::NotADirectory)?;
@@ -187,10 +209,7 @@ impl Union {
                     .and_then(|text| String::from_utf8(text).ok())
                     .and_then(|text| text.parse().ok());
                 Found {
-                    identity: Some(Identity::Upper {
-                        dev: stat.st_dev,
-                        ino: stat.st_ino,
-                    }),
+                    identity: Some(upper_identity(&stat)),
                     preferred: origin.unwrap_or(stat.st_ino),
                     place: Place::Upper,
                     stat,
@@ -320,8 +339,9 @@ impl Union {
                 } else if marks.opaque {
                     last_layer = true;
                 }
-                let id = self.new_id();
-                dir = dir.child(id, name);
+                if rest > 0 {
+                    dir = dir.child(self.new_id(), name);
+                }
             }
             if last_layer {
                 return Ok(());
@@ -341,10 +361,12 @@ impl Union {
         let path = dirfd::proc_path_of(dir, name);
         let opaque = dirfd::get_xattr(&path, self.xattrs.opaque)?;
         let opaque = opaque.is_some_and(|value| value == b"y");
-        let redirect = match dirfd::get_xattr(&path, self.xattrs.redirect)? {
-            Some(value) if !opaque => Some(parse_redirect(&value)?),
-            _ => None,
+        // An opaque directory hides what a redirect could lead to.
+        let redirect = match opaque {
+            true => None,
+            false => dirfd::get_xattr(&path, self.xattrs.redirect)?,
         };
+        let redirect = redirect.map(|value| parse_redirect(&value)).transpose()?;
         Ok(Marks { opaque, redirect })
     }
 
@@ -477,4 +499,12 @@ pub(super) fn check_name(name: &[u8]) -> Result<()> {
         return Err(Error::Invalid);
     }
     Ok(())
+}
+
+/// What makes an inode of the upper directory's file system the same under all its names.
+pub(super) fn upper_identity(stat: &Stat) -> Identity {
+    Identity::Upper {
+        dev: stat.st_dev,
+        ino: stat.st_ino,
+    }
 }

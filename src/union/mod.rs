@@ -52,7 +52,6 @@ pub use layers::{Layers, Options};
 pub use node::NodeRef;
 pub use rename::RenameHow;
 pub use session::{MountOptions, Mounted, mount};
-pub use xattr::XattrSet;
 
 /// The number of the root directory.
 pub const ROOT_INO: u64 = inode_table::ROOT;

@@ -3,7 +3,7 @@
 //! It does not own names or numbers (`inode_table` does). Lock rules, in the order in which locks
 //! are taken: `Node::copy_up` (at most one node's at a time), then the tree lock of `Union`, then
 //! `Node::files`, then the leaves (`Node::state`, the inode table, the descriptor cache), of which
-//! only one is held at a time and never over a system call.
+//! only one is held at a time.
 
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
@@ -127,6 +127,16 @@ impl Node {
             Place::Upper | Place::Held(_) => true,
             Place::Dir(dir) => !matches!(dir.upper, DirUpper::Absent),
         }
+    }
+
+    /// One handle fewer; with the last, the descriptors go.
+    pub(crate) fn close(&self) {
+        let mut files = self.files.lock();
+        files.opens = files.opens.saturating_sub(1);
+        let unused = (files.opens == 0).then(|| (files.read.take(), files.write.take()));
+        drop(files);
+        // Closed without the lock.
+        drop(unused);
     }
 
     /// Whether it is a layer's file with more than one link.

@@ -13,7 +13,7 @@ use super::fs::{Union, Upper};
 use super::inode_table::ROOT;
 use super::layers::{is_dir, is_whiteout};
 use super::lookup::check_name;
-use super::node::{DirPlace, Node, NodeRef};
+use super::node::{DirPlace, Node, NodeRef, Place};
 use super::rename_plan::{Facts, InUpper, Side, Step, plan};
 use super::resolve::Shown;
 use crate::sys::dirfd;
@@ -29,8 +29,8 @@ pub enum RenameHow {
     Exchange,
 }
 
-/// A name in a directory, with what it shows.
-struct Place<'a> {
+/// One end of a rename: a name in a directory, with what it shows.
+struct End<'a> {
     parent: Arc<Node>,
     dir: Arc<OwnedFd>,
     name: &'a [u8],
@@ -81,6 +81,8 @@ impl Union {
             if source_now.ino != source.ino || ino(&target_now) != ino(&target) {
                 continue;
             }
+            // Again: only now do all directories stay where they are.
+            self.check_rename(&source, target.as_ref(), &new_parent, &parent, how)?;
             return self.rename_locked(&parent, name, &new_parent, new_name, source, target, how);
         }
     }
@@ -158,19 +160,24 @@ impl Union {
         }
         self.copy_up_dirs(parent)?;
         self.copy_up_dirs(new_parent)?;
-        let from = Place {
+        let from = End {
             parent: parent.clone(),
             dir: self.upper_fd(parent)?,
             name,
             node: Some(&source),
         };
-        let to = Place {
+        let to = End {
             parent: new_parent.clone(),
             dir: self.upper_fd(new_parent)?,
             name: new_name,
             node: target.as_ref(),
         };
-        let steps = plan(self.facts(&from)?, self.facts(&to)?, exchange);
+        // An exchange replaces nothing that would have to be empty.
+        let steps = plan(
+            self.facts(&from, false)?,
+            self.facts(&to, !exchange)?,
+            exchange,
+        );
         let moves_dirs = [Some(&source), target.as_ref()]
             .into_iter()
             .flatten()
@@ -201,7 +208,8 @@ impl Union {
         leaving.map_or(Ok(()), |leaving| self.settle(leaving))
     }
 
-    fn facts(&self, place: &Place<'_>) -> Result<Facts> {
+    /// What is known of a name; whether a directory is filled only if it `is_replaced`.
+    fn facts(&self, place: &End<'_>, is_replaced: bool) -> Result<Facts> {
         let below =
             self.lowers_show(&place.parent.dir().ok_or(Error::NotADirectory)?, place.name)?;
         let upper = match dirfd::stat_at_opt(&*place.dir, place.name)? {
@@ -212,7 +220,7 @@ impl Union {
                 let merged = place.node.and_then(|node| node.dir());
                 let merged = merged.filter(|dir| !dir.lowers.is_empty());
                 InUpper::Dir {
-                    filled: !dirfd::read_dir(&fd)?.is_empty(),
+                    filled: is_replaced && !dirfd::is_empty_dir(&fd)?,
                     marked: self.is_marked(&fd, merged.as_ref())?,
                     merged: merged.is_some(),
                 }
@@ -240,13 +248,7 @@ impl Union {
         }
     }
 
-    fn rename_step(
-        &self,
-        upper: &Upper,
-        step: Step,
-        from: &Place<'_>,
-        to: &Place<'_>,
-    ) -> Result<()> {
+    fn rename_step(&self, upper: &Upper, step: Step, from: &End<'_>, to: &End<'_>) -> Result<()> {
         let of = |side| match side {
             Side::Source => from,
             Side::Target => to,
@@ -281,7 +283,7 @@ impl Union {
         }
     }
 
-    fn redirect(&self, place: &Place<'_>) -> Result<()> {
+    fn redirect(&self, place: &End<'_>) -> Result<()> {
         let Some(dir) = place.node.and_then(|node| node.dir()) else {
             return Err(Error::NotADirectory);
         };
@@ -298,7 +300,7 @@ impl Union {
     }
 
     /// The kernel renames over an empty directory only, and whiteouts are entries to it.
-    fn empty_target(&self, upper: &Upper, to: &Place<'_>) -> Result<()> {
+    fn empty_target(&self, upper: &Upper, to: &End<'_>) -> Result<()> {
         let work = &upper.work;
         let temporary = work.fresh();
         let old = dirfd::open_dir(&*to.dir, to.name)?;
@@ -319,10 +321,18 @@ impl Union {
                 )?)
             });
         work.discard(&temporary);
-        made
+        made?;
+        if let Some(node) = to.node {
+            // The directory under this name is another one now, and hides the layers' parts.
+            self.nodes.fds.forget(node.id);
+            if let Place::Dir(place) = &mut node.state.lock().place {
+                place.lowers = Arc::default();
+            }
+        }
+        Ok(())
     }
 
-    fn move_leaving_whiteout(&self, upper: &Upper, from: &Place<'_>, to: &Place<'_>) -> Result<()> {
+    fn move_leaving_whiteout(&self, upper: &Upper, from: &End<'_>, to: &End<'_>) -> Result<()> {
         let flags = RenameFlags::WHITEOUT;
         match rustix::fs::renameat_with(&*from.dir, from.name, &*to.dir, to.name, flags) {
             Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => {}

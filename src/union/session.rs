@@ -10,12 +10,13 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::mpsc;
 
-use fuser::{Config, MountOption, Session, SessionACL};
-use nix::mount::{MntFlags, MsFlags};
+use fuser::{Config, Session, SessionACL};
+use nix::mount::MsFlags;
 use nix::unistd::{getegid, geteuid};
 
 use super::fs::Union;
 use super::fuse_adapter::Adapter;
+use crate::sys::mounts::unmount;
 use crate::sys::{fusermount, reason};
 
 /// How a union is mounted.
@@ -77,14 +78,12 @@ pub fn mount(union: Union, mount_point: &Path, options: &MountOptions) -> io::Re
     };
     config.n_threads = Some(threads);
     config.clone_fd = threads > 1;
-    config.acl = acl;
-    config.mount_options = vec![MountOption::DefaultPermissions];
     let (sender, stale) = mpsc::channel();
     union.notify_stale(sender);
     match Session::from_fd(Adapter::new(union), device, acl, config) {
         Ok(session) => Ok(Mounted { session, stale }),
         Err(e) => {
-            if let Err(e) = nix::mount::umount2(mount_point, MntFlags::MNT_DETACH) {
+            if let Err(e) = unmount(mount_point, true) {
                 tracing::warn!("cannot unmount {}: {e}", mount_point.display());
             }
             Err(with_context(

@@ -12,17 +12,6 @@ use super::fs::Union;
 use super::layers::is_private_xattr;
 use crate::sys::dirfd;
 
-/// Whether an attribute may, must or must not be there before it is set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum XattrSet {
-    /// Either way.
-    CreateOrReplace,
-    /// `XATTR_CREATE`.
-    Create,
-    /// `XATTR_REPLACE`.
-    Replace,
-}
-
 impl Union {
     /// The value of an attribute.
     pub fn getxattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>> {
@@ -32,12 +21,10 @@ impl Union {
         let node = self.node(ino)?;
         let _tree = self.tree.read();
         let fd = self.path_fd(&node)?;
-        let path = dirfd::proc_path(&*fd);
-        // Asked directly, for here "not supported" is an answer of its own.
-        match rustix::fs::getxattr_query(path.as_bytes(), name) {
-            Ok(_) => dirfd::get_xattr_fd(&*fd, name)?.ok_or(Error::NoAttribute),
+        // Here "not supported" is an answer of its own.
+        match dirfd::ask_xattr_fd(&*fd, name) {
             Err(Errno::NODATA) => Err(Error::NoAttribute),
-            Err(e) => Err(e.into()),
+            other => Ok(other?),
         }
     }
 
@@ -56,8 +43,8 @@ impl Union {
         Ok(list)
     }
 
-    /// Sets an attribute; the copy-up comes first.
-    pub fn setxattr(&self, ino: u64, name: &[u8], value: &[u8], how: XattrSet) -> Result<()> {
+    /// Sets an attribute, with the flags of `setxattr(2)`; the copy-up comes first.
+    pub fn setxattr(&self, ino: u64, name: &[u8], value: &[u8], flags: XattrFlags) -> Result<()> {
         self.writable()?;
         if is_private_xattr(name) {
             return Err(Error::Reserved);
@@ -65,11 +52,6 @@ impl Union {
         let node = self.node(ino)?;
         self.copy_up(&node, Content::All)?;
         let _tree = self.tree.read();
-        let flags = match how {
-            XattrSet::CreateOrReplace => XattrFlags::empty(),
-            XattrSet::Create => XattrFlags::CREATE,
-            XattrSet::Replace => XattrFlags::REPLACE,
-        };
         Ok(dirfd::set_xattr_fd(
             &*self.path_fd(&node)?,
             name,

@@ -14,30 +14,6 @@ use tempfile::TempDir;
 use crate::archives_support::{f, images, never, open, scratch, some_layer};
 use crate::harness::{self, Image, Layer, Run, Store, noise};
 
-/// Every case of this file. Each needs root and a disk file system.
-pub const CASES: &[(&str, fn())] = &[
-    ("archives_hostile::docker_archives", docker_archives),
-    (
-        "archives_hostile::links_between_layers",
-        links_between_layers,
-    ),
-    ("archives_hostile::oci_layouts", oci_layouts),
-    ("archives_hostile::oci_platforms", oci_platforms),
-    (
-        "archives_hostile::oci_links_out_of_the_layout",
-        oci_links_out_of_the_layout,
-    ),
-    ("archives_hostile::outer_tars", outer_tars),
-    (
-        "archives_hostile::memory_stays_bounded",
-        memory_stays_bounded,
-    ),
-    (
-        "archives_hostile::the_largest_window_fits",
-        the_largest_window_fits,
-    ),
-];
-
 /// A tar of these files.
 fn outer(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut tar = LayerBuilder::default();
@@ -370,6 +346,33 @@ pub fn oci_layouts() {
             }
         }
     }
+}
+
+/// What it unpacks to is right, and the compressed bytes are not the ones that the manifest names.
+pub fn a_compressed_layer_of_another_digest() {
+    use std::io::Write as _;
+    let layer = some_layer();
+    let id = BlobDigest::of(&layer).to_string();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(&layer).unwrap();
+    let mut l = Layout::default();
+    let config = json!({"rootfs": {"diff_ids": [id]}}).to_string();
+    let config = l.blob(CONFIG, config.as_bytes());
+    let blob = l.blob(&format!("{LAYER}+gzip"), &gzip.finish().unwrap());
+    let manifest = json!({"schemaVersion": 2, "config": config, "layers": [blob]});
+    let manifest = l.json(MANIFEST, &manifest);
+    let name = l.files[1].0.clone();
+    // The time in gzip's header.
+    l.files[1].1[4] ^= 1;
+    let store = Store::new();
+    let load = |layout: &Layout| {
+        let (_dir, path) = saved(&layout.tar(std::slice::from_ref(&manifest)));
+        store.run(&["load", "-i", path.to_str().unwrap()])
+    };
+    load(&l).refused_saying(&["evil.tar", &format!("{name}: wrong digest")]);
+    store.check_no_layers();
+    l.files[1].1[4] ^= 1;
+    load(&l).ok();
 }
 
 pub fn oci_platforms() {

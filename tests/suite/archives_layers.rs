@@ -8,15 +8,6 @@ use layerctl::store::unpack::UnpackError;
 
 use crate::archives_support::{f, scratch, some_layer, unpack_bytes};
 
-/// Every case of this file. Each needs root and a disk file system.
-pub const CASES: &[(&str, fn())] = &[
-    ("archives_layers::refused_entries", refused_entries),
-    ("archives_layers::contained_entries", contained_entries),
-    ("archives_layers::truncated_layers", truncated_layers),
-    ("archives_layers::mutated_layers", mutated_layers),
-    ("archives_layers::cancelled", cancelled),
-];
-
 type Build = fn(&mut LayerBuilder<Vec<u8>>);
 
 fn built(build: Build) -> Vec<u8> {

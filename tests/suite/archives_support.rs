@@ -15,11 +15,8 @@ use layerctl::model::DiffId;
 use layerctl::store::unpack::{UnpackError, Unpacked, unpack};
 use tempfile::TempDir;
 
-/// A directory on a disk: memory file systems lack attributes.
-pub fn scratch() -> TempDir {
-    let base = std::env::var_os("LAYERCTL_TEST_DIR").unwrap_or_else(|| "/var/tmp".into());
-    tempfile::tempdir_in(base).unwrap()
-}
+pub use crate::harness::disk::temp_dir as scratch;
+use crate::harness::{Overlay, Run};
 
 pub fn never() -> bool {
     false
@@ -61,8 +58,11 @@ impl Layer {
 
 pub fn xattr(path: &Path, key: &str) -> Option<Vec<u8>> {
     let mut value = vec![0; 4096];
-    let n = rustix::fs::lgetxattr(path, key, &mut value).ok()?;
-    value.truncate(n);
+    match rustix::fs::lgetxattr(path, key, &mut value) {
+        Ok(n) => value.truncate(n),
+        Err(rustix::io::Errno::NODATA) => return None,
+        Err(e) => panic!("{key} of {}: {e}", path.display()),
+    }
     Some(value)
 }
 
@@ -168,7 +168,8 @@ pub fn tree(root: &Path) -> BTreeMap<String, String> {
 
 fn xattrs(path: &Path) -> Vec<String> {
     let mut list = vec![0; 65_536];
-    let n = rustix::fs::llistxattr(path, &mut list[..]).unwrap_or(0);
+    let n = rustix::fs::llistxattr(path, &mut list[..])
+        .unwrap_or_else(|e| panic!("attributes of {}: {e}", path.display()));
     let mut names: Vec<String> = list[..n]
         .split(|b| *b == 0)
         .filter(|n| !n.is_empty())
@@ -204,59 +205,17 @@ pub fn assert_same(what: &str, got: &BTreeMap<String, String>, want: &BTreeMap<S
 }
 
 /// Runs a shell script, returns what it prints; the variables are given in the environment.
+#[track_caller]
 pub fn shell(script: &str, variables: &[(&str, &OsStr)]) -> String {
-    let output = Command::new("bash")
-        .args(["-euc", script])
-        .envs(variables.iter().copied())
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{script}\n{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    let mut bash = Command::new("bash");
+    bash.args(["-euc", script]).envs(variables.iter().copied());
+    Run::of(&mut bash).ok().trim().to_owned()
 }
 
-/// A kernel overlayfs over directories, the lowest first, read-only, unmounted when dropped.
-pub struct Overlay(TempDir);
-
-impl Overlay {
-    pub fn mount(lower_first: &[PathBuf]) -> Overlay {
-        let at = scratch();
-        let empty = at.path().join("empty");
-        fs::create_dir(&empty).unwrap();
-        fs::create_dir(at.path().join("merged")).unwrap();
-        let mut lower: Vec<String> = lower_first
-            .iter()
-            .rev()
-            .map(|d| d.display().to_string())
-            .collect();
-        // overlayfs wants two.
-        lower.push(empty.display().to_string());
-        let status = Command::new("mount")
-            .args(["-t", "overlay", "overlay", "-o"])
-            .arg(format!("ro,lowerdir={}", lower.join(":")))
-            .arg(at.path().join("merged"))
-            .status()
-            .unwrap();
-        assert!(status.success());
-        Overlay(at)
-    }
-
-    pub fn path(&self) -> PathBuf {
-        self.0.path().join("merged")
-    }
-}
-
-impl Drop for Overlay {
-    fn drop(&mut self) {
-        let status = Command::new("umount").arg(self.path()).status();
-        if !status.is_ok_and(|s| s.success()) {
-            eprintln!("cannot unmount {}", self.path().display());
-        }
-    }
+/// A kernel overlayfs over directories, the lowest first, read-only.
+pub fn overlay_of(lower_first: &[PathBuf]) -> Overlay {
+    let top_first: Vec<PathBuf> = lower_first.iter().rev().cloned().collect();
+    Overlay::new(&top_first, None)
 }
 
 /// The metadata of a plain file.

@@ -3,37 +3,29 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use layerctl::archive::ArchivedImage;
+use rustix::mount::{UnmountFlags, unmount};
 use tempfile::TempDir;
 
 use crate::archives_support::{
-    Overlay, assert_same, images, open, scratch, shell, tree, unpack_image,
+    assert_same, images, open, overlay_of, scratch, shell, tree, unpack_image,
 };
-
-/// Every case of this file. All need root, kernel overlayfs, buildah and podman; further ones are named at each.
-pub const CASES: &[(&str, fn())] = &[
-    (
-        "archives_tools::podman_docker_archive",
-        podman_docker_archive,
-    ),
-    ("archives_tools::podman_oci", podman_oci),
-    ("archives_tools::skopeo", skopeo),
-    ("archives_tools::umoci_layout", umoci_layout),
-    ("archives_tools::docker", docker),
-];
+use crate::harness::store::mounts_below;
 
 /// Two images on one another, with everything that a layer can hold, and what Podman shows of them.
 struct Made {
     dir: TempDir,
-    ids: Vec<String>,
+    /// Where paths are as short as Podman and sockets want them.
+    short: TempDir,
+    ids: [String; 2],
 }
 
-/// Puts `podman` and `buildah` on storage of our own, in `$D`.
+/// Puts `podman` and `buildah` on storage of our own, in `$D`, with sockets and the like in `$T`.
 const TOOLS: &str = r#"
-    podman() { command podman --root "$D/storage" --runroot "$D/run" --storage-driver overlay --cgroup-manager cgroupfs --runtime runc "$@"; }
-    buildah() { command buildah --root "$D/storage" --runroot "$D/run" --storage-driver overlay "$@"; }
+    podman() { command podman --root "$D/storage" --runroot "$T" --storage-driver overlay --cgroup-manager cgroupfs --runtime runc "$@"; }
+    buildah() { command buildah --root "$D/storage" --runroot "$T" --storage-driver overlay "$@"; }
 "#;
 
 /// Fills `$R`, the root of the first image.
@@ -59,10 +51,15 @@ const UPPER: &str = r#"
     touch -d "2003-03-03 03:03:03.5" deep/a/b
 "#;
 
-fn made() -> &'static Made {
-    static MADE: OnceLock<Made> = OnceLock::new();
-    MADE.get_or_init(|| {
+static MADE: Mutex<Option<Made>> = Mutex::new(None);
+
+/// Gives something of the images, which the first that asks makes.
+fn made<T>(of: impl FnOnce(&Made) -> T) -> T {
+    // Poisoned by a case that could not make them: the next one tries it, too.
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    let made = made.get_or_insert_with(|| {
         let dir = scratch();
+        let short = tempfile::tempdir_in("/tmp").unwrap();
         let script = format!(
             r#"{TOOLS}
             c=$(buildah from scratch); R=$(buildah mount $c)
@@ -74,16 +71,51 @@ fn made() -> &'static Made {
             podman tag localhost/upper:2 localhost/other/name:tag
             podman image inspect --format '{{{{.Id}}}}' localhost/lower:1 localhost/upper:2"#
         );
-        let ids = shell(&script, &[("D", dir.path().as_os_str())]);
-        let ids = ids.lines().map(str::to_owned).collect();
-        Made { dir, ids }
-    })
+        let ids = shell(
+            &script,
+            &[
+                ("D", dir.path().as_os_str()),
+                ("T", short.path().as_os_str()),
+            ],
+        );
+        let ids: Vec<String> = ids.lines().map(str::to_owned).collect();
+        Made {
+            dir,
+            short,
+            ids: ids.try_into().unwrap(),
+        }
+    });
+    of(made)
+}
+
+fn ids() -> [String; 2] {
+    made(|made| made.ids.clone())
+}
+
+/// Removes the images, after the last case.
+pub fn release() {
+    let made = MADE.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let Some(Made { dir, .. }) = made else {
+        return;
+    };
+    // The tools mount their storage on itself.
+    for mount_point in mounts_below(dir.path()).iter().rev() {
+        unmount(mount_point, UnmountFlags::DETACH).ok();
+    }
+    let path = dir.path().to_owned();
+    if let Err(e) = dir.close() {
+        eprintln!("cannot remove {}: {e}", path.display());
+    }
 }
 
 /// Runs a script with the tools and `$O`, a fresh directory.
 fn run(script: &str, out: &Path) -> String {
-    let dir = made().dir.path();
-    let variables: [(&str, &OsStr); 2] = [("D", dir.as_os_str()), ("O", out.as_os_str())];
+    let (dir, short) = made(|made| (made.dir.path().to_owned(), made.short.path().to_owned()));
+    let variables: [(&str, &OsStr); 3] = [
+        ("D", dir.as_os_str()),
+        ("T", short.as_os_str()),
+        ("O", out.as_os_str()),
+    ];
     shell(&format!("{TOOLS} cd \"$O\"; {script}"), &variables)
 }
 
@@ -111,7 +143,7 @@ fn check(what: &str, archive: &Path, ids: &[&str], names: &[&str]) -> Vec<Archiv
     for (image, name) in images.iter().zip(names) {
         let into = scratch();
         let dirs = unpack_image(&opened, image, into.path());
-        let overlay = Overlay::mount(&dirs);
+        let overlay = overlay_of(&dirs);
         assert_same(what, &tree(&overlay.path()), &podman_tree(name));
     }
     images
@@ -121,10 +153,9 @@ fn tags(image: &ArchivedImage) -> Vec<String> {
     image.tags.iter().map(ToString::to_string).collect()
 }
 
-/// Needs: podman, buildah.
 pub fn podman_docker_archive() {
     let out = scratch();
-    let [lower, upper] = [&made().ids[0], &made().ids[1]];
+    let [lower, upper] = &ids();
     run(
         r#"podman save -q --format docker-archive -o one.tar localhost/upper:2
         podman save -q -m --format docker-archive -o many.tar localhost/lower:1 localhost/upper:2 localhost/other/name:tag
@@ -162,10 +193,9 @@ pub fn podman_docker_archive() {
     assert!(refused.contains("dir: transport"), "{refused}");
 }
 
-/// Needs: podman, buildah.
 pub fn podman_oci() {
     let out = scratch();
-    let upper = &made().ids[1];
+    let [_, upper] = &ids();
     run(
         "podman save -q --format oci-archive -o a.tar localhost/upper:2
         podman save -q --format oci-dir -o dir localhost/upper:2; gzip -k a.tar
@@ -183,19 +213,18 @@ pub fn podman_oci() {
     }
 }
 
-/// Needs: podman, buildah, skopeo.
 pub fn skopeo() {
     let out = scratch();
-    let upper = &made().ids[1];
+    let [_, upper] = &ids();
     run(
-        r#"from="containers-storage:[overlay@$D/storage+$D/run]localhost/upper:2"
+        r#"from="containers-storage:[overlay@$D/storage+$T]localhost/upper:2"
         skopeo copy -q $from docker-archive:docker.tar:me/app:3
         skopeo copy -q $from docker-archive:notag.tar
         skopeo copy -q $from oci-archive:oci.tar:me/app:3
         skopeo copy -q $from oci-archive:baretag.tar:3.19
         skopeo copy -q --dest-compress-format zstd $from oci:zstd:latest
         skopeo copy -q --dest-oci-accept-uncompressed-layers $from oci:plain:latest
-        skopeo copy -q containers-storage:[overlay@$D/storage+$D/run]localhost/lower:1 oci:several:one/a:1
+        skopeo copy -q containers-storage:[overlay@$D/storage+$T]localhost/lower:1 oci:several:one/a:1
         skopeo copy -q $from oci:several:two/b:2"#,
         out.path(),
     );
@@ -218,7 +247,7 @@ pub fn skopeo() {
     );
 }
 
-/// Needs: umoci, buildah, podman, skopeo. An image that umoci made, and what it unpacks of it itself.
+/// An image that umoci made, and what it unpacks of it itself.
 pub fn umoci_layout() {
     let out = scratch();
     run(
@@ -236,7 +265,7 @@ pub fn umoci_layout() {
         assert!(found[0].tags.is_empty() && found[0].layers.len() == 2);
         let into = scratch();
         let dirs = unpack_image(&archive, &found[0], into.path());
-        let overlay = Overlay::mount(&dirs);
+        let overlay = overlay_of(&dirs);
         let mut want = tree(&out.path().join("again/rootfs"));
         let got = tree(&overlay.path());
         // umoci leaves unchanged parents out of its layers; then they are made, here as by Docker, with time 0,
@@ -250,15 +279,15 @@ pub fn umoci_layout() {
     }
 }
 
-/// Docker's own archives, by a dockerd that lives as long as the test. Needs: docker.io, and the others.
+/// Docker's own archives, by a dockerd that lives as long as the test.
 pub fn docker() {
     let out = scratch();
-    let upper = &made().ids[1];
-    let daemon = Daemon::start(out.path());
+    let [_, upper] = &ids();
+    let daemon = Daemon::start(out.path(), &made(|made| made.short.path().to_owned()));
     // What Podman saved, loaded by Docker and saved again; and one of the classic builder's, with equal layers.
     let merged = run(
         r#"podman save -q --format docker-archive -o in.tar localhost/upper:2
-        export DOCKER_HOST=unix://$O/d.sock DOCKER_BUILDKIT=0
+        export DOCKER_HOST=unix://$T/d.sock DOCKER_BUILDKIT=0
         docker load -q -i in.tar >/dev/null; docker tag localhost/upper:2 second:1
         docker save -o classic.tar localhost/upper:2 second:1
         mkdir ctx; echo a > ctx/a; printf 'FROM scratch\nCOPY a /a\nCOPY a /a\nENV X=y\n' > ctx/Dockerfile
@@ -274,7 +303,7 @@ pub fn docker() {
     assert_eq!(found[0].id.hex(), upper);
     assert_eq!(tags(&found[0]), ["localhost/upper:2", "second:1"]);
     let into = scratch();
-    let overlay = Overlay::mount(&unpack_image(&archive, &found[0], into.path()));
+    let overlay = overlay_of(&unpack_image(&archive, &found[0], into.path()));
     // Without the container's own `-init` layer.
     let mut theirs: Vec<PathBuf> = merged
         .split(':')
@@ -282,7 +311,7 @@ pub fn docker() {
         .map(PathBuf::from)
         .collect();
     theirs.reverse();
-    let want = Overlay::mount(&theirs);
+    let want = overlay_of(&theirs);
     assert_same("docker", &tree(&overlay.path()), &tree(&want.path()));
     let ids = |name: &str| images(&at(name)).unwrap().len();
     assert_eq!((ids("built.tar"), ids("both.tar")), (1, 2));
@@ -298,25 +327,25 @@ pub fn docker() {
 struct Daemon(std::process::Child);
 
 impl Daemon {
-    fn start(dir: &Path) -> Daemon {
+    fn start(dir: &Path, short: &Path) -> Daemon {
         let log = fs::File::create(dir.join("dockerd.log")).unwrap();
         let child = std::process::Command::new("dockerd")
             .args(["--bridge=none", "--iptables=false", "--ip6tables=false"])
             .arg("--data-root")
             .arg(dir.join("data"))
             .arg("--exec-root")
-            .arg(dir.join("exec"))
+            .arg(short.join("exec"))
             .arg("-p")
             .arg(dir.join("d.pid"))
             .arg("-H")
-            .arg(format!("unix://{}", dir.join("d.sock").display()))
+            .arg(format!("unix://{}", short.join("d.sock").display()))
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
             .unwrap();
         let daemon = Daemon(child);
         for _ in 0..300 {
-            if std::os::unix::net::UnixStream::connect(dir.join("d.sock")).is_ok() {
+            if std::os::unix::net::UnixStream::connect(short.join("d.sock")).is_ok() {
                 return daemon;
             }
             std::thread::sleep(std::time::Duration::from_millis(100));

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::harness::process::kill_hard;
-use crate::harness::{Archive, Image, Layer, Run, Store, json_lines, noise, text, wait_until};
+use crate::harness::{
+    Archive, Image, Layer, Random, Run, Store, json_lines, noise, text, wait_until,
+};
 use crate::samples::app;
 
 const USERS: u64 = 3;
@@ -25,19 +27,12 @@ fn image(n: usize) -> Image {
 struct User<'a> {
     store: &'a Store,
     archives: &'a [String],
-    random: u64,
+    random: Random,
     /// How often a file was read in a view, by all users.
     compared: &'a AtomicUsize,
 }
 
 impl User<'_> {
-    fn below(&mut self, n: usize) -> usize {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        usize::try_from(self.random >> 33).unwrap() % n
-    }
-
     /// Runs a command to its end, or kills it on its way.
     fn run(&mut self, args: &[&str]) -> Option<Run> {
         let mut command = self.store.command(args);
@@ -46,8 +41,8 @@ impl User<'_> {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        if self.below(4) == 0 {
-            let micros = self.below(15_000) as u64;
+        if self.random.below(4) == 0 {
+            let micros = self.random.below(15_000) as u64;
             std::thread::sleep(Duration::from_micros(micros));
             // The same as for a user: it may have ended by itself.
             child.kill().unwrap();
@@ -87,15 +82,15 @@ impl User<'_> {
             return None;
         }
         let rows = json_lines(&listed.ok());
-        let at = self.below(rows.len().max(1));
+        let at = self.random.below(rows.len().max(1));
         rows.get(at).map(|row| text(row, "ID"))
     }
 
     fn step(&mut self) {
-        let n = self.below(2);
+        let n = self.random.below(2);
         let name = format!("image:{n}");
         let archives = self.archives;
-        match self.below(12) {
+        match self.random.below(12) {
             0..=2 => drop(self.run(&["load", "-i", &archives[n]])),
             3 | 4 => drop(self.run(&["rmi", "-f", &name])),
             5 => drop(self.run(&["create", &name])),
@@ -132,7 +127,7 @@ impl User<'_> {
             _ => {
                 // Servers mostly, and whatever else works on the store.
                 let servers = self.store.servers();
-                if let Some(pid) = servers.get(self.below(servers.len().max(1))) {
+                if let Some(pid) = servers.get(self.random.below(servers.len().max(1))) {
                     kill_hard(*pid);
                 }
             }
@@ -156,7 +151,7 @@ pub fn nothing_is_damaged_or_left_over() {
         for user in 1..=USERS {
             let (store, archives, compared) = (&store, &archives[..], &compared);
             scope.spawn(move || {
-                let random = (user + seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+                let random = Random::new(user + seed);
                 let mut user = User {
                     store,
                     archives,

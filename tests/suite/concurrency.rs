@@ -236,3 +236,28 @@ pub fn one_image_is_removed_once() {
     assert!(runs.iter().all(|run| run.code == Some(0)));
     store.check_at_rest();
 }
+
+/// Of several `rm`s of one container one removes it; to the others there is no such container.
+pub fn one_container_is_removed_once() {
+    let store = Store::new();
+    store.load(&app(&["app:1"]));
+    for _ in 0..3 {
+        let container = store.create("app:1");
+        // Its deletion takes a moment, in which the others wait for the lock.
+        let upper = store
+            .root()
+            .join("containers")
+            .join(&container)
+            .join("upper");
+        for n in 0..2_000 {
+            fs::write(upper.join(n.to_string()), "").unwrap();
+        }
+        let runs = at_once(&store, &vec![vec!["rm", &container]; 3]);
+        let removed = runs.iter().filter(|run| run.code == Some(0)).count();
+        assert_eq!(removed, 1, "{runs:#?}");
+        for run in runs.iter().filter(|run| run.code != Some(0)) {
+            run.refused_saying(&["No such container"]);
+        }
+    }
+    store.check_at_rest();
+}

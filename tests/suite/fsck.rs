@@ -4,8 +4,10 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
-use crate::harness::{Built, Run, Store, noise};
+use crate::harness::process::descriptors;
+use crate::harness::{Built, Run, Store, noise, wait_until};
 use crate::samples::{app, check_app, heavy};
 
 /// Something that a disk, or a hand, does to a store with the image `app:1`.
@@ -222,5 +224,61 @@ pub fn repair_under_a_view() {
     store.ok(&["umount", &container]);
     store.check_no_layers();
     store.load(&app(&["app:1"]));
+    store.check_at_rest();
+}
+
+/// A container whose directories are missing could not be mounted.
+pub fn a_container_without_its_directories() {
+    let store = Store::new();
+    store.load(&app(&["app:1"]));
+    let container = store.create("app:1");
+    let said = store.ok(&["fsck", "--deep"]);
+    assert_eq!(
+        said,
+        "Checked 1 images, 3 layers and 1 containers: nothing found\n"
+    );
+    let directory = store.root().join("containers").join(&container);
+    for part in ["upper", "work", "merged"] {
+        let (there, away) = (directory.join(part), store.beside("away"));
+        fs::rename(&there, &away).unwrap();
+        let run = store.run(&["fsck"]);
+        assert_eq!(run.code, Some(1), "{run:#?}");
+        let missing = format!("{} is missing", there.display());
+        assert!(run.stderr.contains(&missing), "{run:#?}");
+        assert!(run.stdout.ends_with(": 1 damage found\n"), "{run:#?}");
+        fs::rename(&away, &there).unwrap();
+    }
+    store.ok(&["rm", &container]);
+    store.ok(&["fsck", "--deep"]);
+}
+
+/// All that `fsck` has on its list goes while it looks at the first layer.
+pub fn a_removal_meanwhile_is_no_damage() {
+    let store = Store::new();
+    store.load(&app(&["app:1"]));
+    store.create("app:1");
+    let program = store.command(&["fsck", "--deep"]);
+    let mut slow = Command::new("strace");
+    slow.args(["-f", "-q", "-o"])
+        .arg(store.beside("strace"))
+        .args(["-e", "trace=openat", "-e", "inject=openat:delay_enter=50ms"])
+        .arg(program.get_program())
+        .args(program.get_args())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let fsck = slow.spawn().unwrap();
+    let layers = store.root().join("layers");
+    wait_until("fsck opens a layer", || {
+        let fsck = store.servers().into_iter().flat_map(descriptors);
+        fsck.into_iter().any(|path| path.starts_with(&layers))
+    });
+    store.ok(&["rmi", "-f", "app:1"]);
+    for container in store.ok(&["ps", "-aq"]).lines() {
+        store.ok(&["rm", container]);
+    }
+    Run::finish(fsck, "fsck".to_owned()).ok();
+    // Whatever fsck held when rmi came to it, it has let go and reclaimed.
+    store.check_no_layers();
     store.check_at_rest();
 }

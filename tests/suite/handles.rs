@@ -6,12 +6,17 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::harness::store::{is_mounted, names_in};
-use crate::harness::{LoopFs, Sleeper, Store, mapping, noise, number, process, strings, text};
+use crate::harness::{
+    LoopFs, Run, Sleeper, Store, mapping, noise, number, process, strings, text, wait_until,
+};
 use crate::samples::{all_deferred, heavy};
 
 const MIB: usize = 12;
@@ -330,6 +335,41 @@ pub fn a_busy_view_names_its_users() {
         [0; 0],
         "umount returns when the server is gone"
     );
+    store.check_at_rest();
+}
+
+/// `rm -f` of a container whose detached view ends just then: its server still finds the container
+/// and leaves it its files, so that it is `rm` that has to delete them.
+pub fn a_view_that_ends_while_its_container_is_removed() {
+    let store = Store::new();
+    store.load(&heavy("heavy:1", 1));
+    let (container, view) = store.create_mounted("heavy:1");
+    let held = File::open(view.join("docs/a")).unwrap();
+    store.ok(&["umount", "--lazy", &container]);
+    // As long as this writes, `rm` can look, but neither it nor the server can write anything down.
+    let writer = rusqlite::Connection::open(store.root().join("store.db")).unwrap();
+    writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut rm = store.command(&["rm", "-f", &container]);
+    let rm = rm.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let rm = rm.spawn().unwrap();
+    let pid = i32::try_from(rm.id()).unwrap();
+    wait_until("rm has the database open", || {
+        let files = process::descriptors(pid);
+        files.iter().any(|file| file.ends_with("store.db-wal"))
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    let process = Pid::from_raw(pid).unwrap();
+    kill_process(process, Signal::STOP).unwrap();
+    writer.execute_batch("ROLLBACK").unwrap();
+    drop(held);
+    wait_until("the view has ended", || {
+        store.container_state(&container) == "exited"
+    });
+    kill_process(process, Signal::CONT).unwrap();
+    let removed = Run::finish(rm, "rm -f".to_owned());
+    removed.expect(0, &format!("{container}\n"), "");
+    store.wait_for_servers_to_end();
+    assert_eq!(names_in(&store.root().join("containers")), [""; 0]);
     store.check_at_rest();
 }
 

@@ -58,6 +58,16 @@ pub fn images() {
     assert_eq!(store.json(&["images", "nothing"]).len(), 0);
 }
 
+/// One config that is gone hides neither its image nor any other.
+pub fn images_without_a_config() {
+    let store = Store::new();
+    let image = store.load(&app(&["app:1"]));
+    let before = store.ok(&["images", "--format", "json"]);
+    std::fs::remove_dir_all(store.root().join("images").join(&image.id[7..])).unwrap();
+    assert_eq!(store.ok(&["images", "--format", "json"]), before);
+    store.ok(&["rmi", "app:1"]);
+}
+
 pub fn tags() {
     let store = Store::new();
     let image = store.load(&app(&["app:1"]));
@@ -499,4 +509,24 @@ pub fn gc_says_what_it_left() {
     store.ok(&["gc"]);
     assert!(!orphan.exists());
     store.check_at_rest();
+}
+
+/// The beginning of several containers' IDs is told as such, and not as the name of nothing.
+pub fn inspect_of_an_ambiguous_prefix() {
+    let store = Store::new();
+    store.load(&app(&["app:1"]));
+    // More than there are digits: two begin with the same.
+    let ids = [(); 17].map(|()| store.create("app:1"));
+    let first = |id: &String| id[..1].to_owned();
+    let prefix = ids.iter().map(first).find(|digit| {
+        let same = ids.iter().filter(|id| id.starts_with(digit));
+        same.count() > 1
+    });
+    let prefix = prefix.unwrap();
+    let run = store.run(&["inspect", &prefix]);
+    let error = format!("Error: multiple IDs found with provided prefix: {prefix}\n");
+    run.expect(1, "[]\n", &error);
+    store.ok(&["tag", "app:1", &prefix]);
+    let tagged = store.ok(&["inspect", &prefix]);
+    assert!(tagged.contains("RepoTags"), "{tagged}");
 }

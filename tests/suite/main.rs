@@ -29,6 +29,7 @@ mod harness;
 mod interrupts;
 mod listing;
 mod load;
+mod namespaces;
 mod places;
 mod power;
 mod random;
@@ -37,7 +38,9 @@ mod rmi_options;
 mod safeguards;
 mod samples;
 mod sharing;
+mod syncs;
 mod union;
+mod union_failures;
 mod union_model;
 mod union_mount;
 mod union_mounted;
@@ -45,6 +48,7 @@ mod union_support;
 mod view;
 
 use harness::needs::{Case, Need};
+use harness::watchdog::watch;
 use libtest_mimic::{Arguments, Completion, Trial};
 
 /// Registers functions under `topic::name`, all with the same needs.
@@ -53,7 +57,7 @@ macro_rules! cases {
         vec![$($(Case {
             name: concat!(stringify!($topic), "::", stringify!($name)),
             run: $topic::$name,
-            needs: $needs,
+            needs: $needs.to_vec(),
         }),*),*]
     };
 }
@@ -66,52 +70,20 @@ const BESIDE_OVERLAY: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Over
 const STRACE: &[Need] = &[Need::Disk, Need::Root, Need::Tool("strace")];
 const STRACE_VIEW: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Tool("strace")];
 const UNSHARE: &[Need] = &[Need::Disk, Need::Root, Need::Tool("unshare")];
-const UNION_MOUNT: &[Need] = &[
-    Need::Disk,
-    Need::Root,
-    Need::Fuse,
-    Need::Overlay,
-    Need::Tool("python3"),
-    Need::Tool("setfacl"),
-    Need::Tool("setpriv"),
-];
-const PODMAN: &[Need] = &[
-    Need::Disk,
-    Need::Root,
-    Need::Overlay,
-    Need::Tool("buildah"),
-    Need::Tool("podman"),
-];
-const SKOPEO: &[Need] = &[
-    Need::Disk,
-    Need::Root,
-    Need::Overlay,
-    Need::Tool("buildah"),
-    Need::Tool("podman"),
-    Need::Tool("skopeo"),
-];
-const UMOCI: &[Need] = &[
-    Need::Disk,
-    Need::Root,
-    Need::Overlay,
-    Need::Tool("buildah"),
-    Need::Tool("podman"),
-    Need::Tool("skopeo"),
-    Need::Tool("umoci"),
-];
-const DOCKER: &[Need] = &[
-    Need::Disk,
-    Need::Root,
-    Need::Overlay,
-    Need::Tool("buildah"),
-    Need::Tool("podman"),
-    Need::Tool("docker"),
-    Need::Tool("dockerd"),
-];
-
-const SKOPEO_VIEW: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Tool("skopeo")];
+const UNSHARE_VIEW: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Tool("unshare")];
 
 fn cases() -> Vec<Case> {
+    let skopeo = &[Need::Tool("skopeo")];
+    let docker = &[Need::Tool("docker"), Need::Tool("dockerd")];
+    let compressors = &[Need::Tool("gzip"), Need::Tool("xz"), Need::Tool("zstd")];
+    let python = &[Need::Tool("python3")];
+    // What `archives_tools` makes its images with.
+    let podman = &[
+        STORE,
+        &[Need::Overlay, Need::Tool("setfattr"), Need::Tool("runc")],
+        &[Need::Tool("buildah"), Need::Tool("podman")],
+    ]
+    .concat()[..];
     [
         cases!(STORE => rmi::{
             unused_goes, one_of_several_tags_is_only_untagged, several_tags_by_id,
@@ -140,6 +112,7 @@ fn cases() -> Vec<Case> {
             writes_after_lazy_umount_are_kept, a_busy_view_names_its_users,
             one_upper_directory_has_one_server, a_detached_view_in_ps,
             a_mounted_container_is_removed_by_force, a_busy_container_is_removed_by_force,
+            a_view_that_ends_while_its_container_is_removed,
         }),
         cases!(STORE_ON_DISK => sharing::{a_shared_layer_is_stored_once}),
         cases!(STORE => sharing::{both_at_once}),
@@ -148,16 +121,30 @@ fn cases() -> Vec<Case> {
             one_diff_in_two_chains, one_diff_twice_in_an_image,
             load_again_while_the_old_layers_are_held, generations,
         }),
+        cases!(STORE => union_failures::{
+            a_copy_up_where_times_cannot_be_set, a_rename_that_fails_after_it_emptied_the_target,
+            a_hard_link_that_cannot_get_all_its_names, hard_links_below_a_directory_moved_again,
+            truncation_copies_no_data, truncation_at_open_clears_capabilities,
+            a_move_that_cannot_be_recorded, a_listing_is_taken_anew_from_the_beginning_only,
+            a_default_acl_of_the_work_directory,
+        }),
+        cases!(BESIDE_OVERLAY => union_failures::{
+            an_opaque_directory_on_the_way_of_a_redirect, random_stacks_beside_overlayfs,
+        }),
         cases!(BESIDE_OVERLAY => view::{shows_what_overlayfs_shows, changes_as_overlayfs_changes}),
         cases!(VIEW => view::{
             containers_do_not_see_each_other, hard_links_survive_copy_up,
             a_read_only_view_refuses_writes, mounts_where_it_is_told,
             the_server_keeps_nothing_of_the_caller, in_the_foreground,
+            in_the_foreground_everything_is_told, a_view_that_fails_exits_with_1,
         }),
         cases!(STRACE_VIEW => view::{volatile_skips_the_sync}),
         cases!(STORE => interrupts::{a_load_from_a_pipe, a_load_that_unpacks}),
         cases!(VIEW => interrupts::{a_server_that_is_told_to_end}),
         cases!(STRACE => crash::{killed_removals, marking_killed_twice}),
+        cases!(STORE => fsck::{a_container_without_its_directories}),
+        cases!(STRACE => fsck::{a_removal_meanwhile_is_no_damage}),
+        cases!(STRACE => syncs::{names_are_synced_once, a_new_container_is_synced}),
         cases!(STRACE_VIEW => crash::{
             killed_loads, killed_removals_under_a_view, killed_collections, killed_unmounts,
             killed_mounts, servers_killed_while_reclaiming,
@@ -168,20 +155,22 @@ fn cases() -> Vec<Case> {
             a_server_killed_under_open_files,
         }),
         cases!(STORE => concurrency::{
-            first_commands_of_a_new_store, four_loads_of_one_archive, one_name_is_given_once, one_image_is_removed_once,
+            first_commands_of_a_new_store, four_loads_of_one_archive, one_name_is_given_once, one_image_is_removed_once, one_container_is_removed_once,
         }),
         cases!(VIEW => concurrency::{
             loads_against_removals, mounts_against_removals, ten_containers_come_and_go_together,
             one_container_is_mounted_once,
         }),
         cases!(VIEW => chaos::{nothing_is_damaged_or_left_over}),
-        cases!(SKOPEO_VIEW => load::{oci_forms}),
+        cases!([VIEW, skopeo].concat() => load::{oci_forms}),
         cases!(STORE => safeguards::{
             a_whole_leftover_is_adopted, what_is_mounted_in_the_store_is_spared,
-            a_load_that_fails_at_its_end_leaves_nothing, an_undeletable_layer_keeps_no_other,
+            a_load_that_fails_at_its_end_leaves_nothing, a_load_whose_commit_fails_leaves_nothing,
+            an_undeletable_layer_keeps_no_other,
         }),
         cases!(VIEW => safeguards::{
             a_half_deleted_leftover_is_not_adopted, mount_points_in_the_store_are_refused,
+            a_layer_that_cannot_be_renamed_stops_nothing_else,
         }),
         cases!(STORE => fsck::{
             damage_is_found_and_named, a_garbled_database_is_found,
@@ -204,7 +193,12 @@ fn cases() -> Vec<Case> {
         cases!(VIEW_ON_DISK => full_disk::{a_load_that_does_not_fit, full_to_the_last_byte}),
         cases!(UNSHARE => bad_input::{without_dev_fuse}),
         cases!(STORE => listing::{
-            images, tags, inspect_and_history, df_for_people, followed_events,
+            images, images_without_a_config, tags, inspect_and_history,
+            inspect_of_an_ambiguous_prefix, df_for_people, followed_events,
+        }),
+        cases!(UNSHARE_VIEW => namespaces::{
+            a_server_in_another_mount_namespace, a_server_in_another_pid_namespace,
+            commands_in_an_inner_pid_namespace,
         }),
         cases!(VIEW => listing::{
             containers, inspect_of_a_container, layers_and_df, why, events,
@@ -223,16 +217,50 @@ fn cases() -> Vec<Case> {
             what_a_container_synced_is_on_disk, copied_up_data_reaches_the_disk_before_its_name,
             a_view_and_its_removed_image,
         }),
-        all(STORE, archives::CASES),
-        all(STORE, archives_hostile::CASES),
-        all(STORE, archives_layers::CASES),
-        all(PODMAN, &archives_tools::CASES[..2]),
-        all(SKOPEO, &archives_tools::CASES[2..3]),
-        all(UMOCI, &archives_tools::CASES[3..4]),
-        all(DOCKER, &archives_tools::CASES[4..]),
-        all(STORE, union::CASES),
-        all(STORE, union_model::CASES),
-        all(UNION_MOUNT, union_mount::CASES),
+        cases!(STORE => archives::{
+            metadata, links, devices, long_and_odd_names, whiteouts, opaque_directories,
+            the_last_entry_wins, missing_parents, private_attributes, acls, sparse_files_of_gnu_tar,
+            digest_of_the_whole_stream, what_we_write_we_read, many_directories,
+        }),
+        cases!([STORE, compressors].concat() => archives::{whole_archive_compressed}),
+        cases!(STORE => archives_hostile::{
+            docker_archives, links_between_layers, oci_layouts, oci_platforms,
+            oci_links_out_of_the_layout, outer_tars, memory_stays_bounded, the_largest_window_fits,
+            a_compressed_layer_of_another_digest,
+        }),
+        cases!(STORE => archives_layers::{
+            refused_entries, contained_entries, truncated_layers, mutated_layers, cancelled,
+        }),
+        cases!([podman, &[Need::Tool("zstd")]].concat() => archives_tools::{podman_docker_archive}),
+        cases!([podman, &[Need::Tool("gzip")]].concat() => archives_tools::{podman_oci}),
+        cases!([podman, skopeo].concat() => archives_tools::{skopeo}),
+        cases!([podman, &[Need::Tool("umoci")]].concat() => archives_tools::{umoci_layout}),
+        cases!([podman, docker].concat() => archives_tools::{docker}),
+        cases!(STORE => union::{
+            an_unlinked_name_and_one_not_looked_up, whiteouts_only_where_needed,
+            removed_trees_do_not_come_back, copy_up_keeps_everything,
+            copy_up_leaves_the_parents_times, hard_links_survive_copy_up,
+            hard_links_below_moved_directories, an_early_reader_sees_later_writes, numbers_stay,
+            private_xattrs_are_hidden, leftovers_are_removed_at_start, redirects_in_layers,
+            an_opaque_root_hides_the_layers_below, names, errors_are_not_absence,
+            a_null_device_is_no_whiteout, nothing_is_left_counted,
+        }),
+        cases!(STORE_ON_DISK => union::{no_copy_up_without_the_attributes}),
+        cases!(VIEW => union::{a_dead_layer_is_not_an_empty_one}),
+        cases!(STORE => union_model::{random_operations, random_layers_without_operations}),
+        cases!(BESIDE_OVERLAY => union_mount::{
+            shows_what_overlayfs_shows, overlayfs_reads_what_a_view_wrote,
+        }),
+        cases!([VIEW, python].concat() => union_mount::{
+            mapped_pages_are_coherent, paths_longer_than_path_max,
+        }),
+        cases!([VIEW, &[Need::Tool("setfacl")]].concat() => union_mount::{default_acls_and_umask}),
+        cases!([VIEW, &[Need::Tool("setpriv")]].concat() => union_mount::{writing_clears_set_id}),
+        cases!(VIEW => union_mount::{
+            an_open_file_outlives_its_names, a_removed_working_directory,
+            lazily_detached_and_mounted_over, wide_directories, entries_come_and_go_while_listed,
+            read_only, two_hundred_layers, a_full_disk, errors_say_where, many_processes_at_once,
+        }),
     ]
     .into_iter()
     .flatten()
@@ -242,14 +270,6 @@ fn cases() -> Vec<Case> {
 /// Something of the case's name to be asked whether it is selected.
 fn placeholder(case: &Case) -> Trial {
     Trial::test(case.name, || Ok(()))
-}
-
-/// The cases of a file that lists them itself.
-fn all(needs: &'static [Need], cases: &[(&'static str, fn())]) -> Vec<Case> {
-    cases
-        .iter()
-        .map(|&(name, run)| Case { name, run, needs })
-        .collect()
 }
 
 fn main() -> std::process::ExitCode {
@@ -270,6 +290,7 @@ fn main() -> std::process::ExitCode {
             Ok(match unmet {
                 Some(why) => Completion::ignored_with(format!("needs {why}")),
                 None => {
+                    let _watch = watch(case.name);
                     run();
                     Completion::Completed
                 }
@@ -280,6 +301,7 @@ fn main() -> std::process::ExitCode {
         eprintln!("{line}");
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
+    archives_tools::release();
     harness::disk::release();
     conclusion.exit_code()
 }

@@ -149,10 +149,14 @@ pub fn what_a_container_synced_is_on_disk() {
     };
     write(&view.join("new"), "new");
     write(&view.join("etc/release"), "copied up");
+    // Last: the sync of any file would write the names of all.
+    fs::rename(view.join("new"), view.join("newer")).unwrap();
+    File::open(&view).unwrap().sync_all().unwrap();
     machine.power_cut();
     assert_eq!(store.container_state(&container), "exited");
     let view = store.mount(&container);
-    assert_eq!(fs::read(view.join("new")).unwrap(), b"new");
+    assert_eq!(fs::read(view.join("newer")).unwrap(), b"new");
+    assert!(!view.join("new").exists());
     assert_eq!(fs::read(view.join("etc/release")).unwrap(), b"copied up");
     assert_eq!(fs::read(view.join("srv/index")).unwrap(), b"hello");
     store.ok(&["umount", &container]);

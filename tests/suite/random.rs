@@ -11,7 +11,9 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::harness::process::kill_hard;
-use crate::harness::{Archive, Built, Image, Layer, Store, noise, strings, text, wait_until};
+use crate::harness::{
+    Archive, Built, Image, Layer, Random, Store, noise, strings, text, wait_until,
+};
 
 const IMAGES: usize = 4;
 const STEPS: usize = 80;
@@ -38,7 +40,7 @@ struct World {
     archives: Vec<(PathBuf, Built)>,
     loaded: [bool; IMAGES],
     containers: BTreeMap<String, Container>,
-    random: u64,
+    random: Random,
     log: Vec<String>,
 }
 
@@ -80,16 +82,9 @@ impl World {
             archives,
             loaded: [false; IMAGES],
             containers: BTreeMap::new(),
-            random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            random: Random::new(seed),
             log: Vec::new(),
         }
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        usize::try_from(self.random >> 33).unwrap() % n
     }
 
     fn some_container(&mut self, fits: impl Fn(&Container) -> bool) -> Option<String> {
@@ -99,13 +94,13 @@ impl World {
             .filter(|(_, c)| fits(c))
             .map(|(id, _)| id.clone())
             .collect();
-        (!fitting.is_empty()).then(|| fitting[self.below(fitting.len())].clone())
+        (!fitting.is_empty()).then(|| fitting[self.random.below(fitting.len())].clone())
     }
 
     fn step(&mut self) {
-        let n = self.below(IMAGES);
+        let n = self.random.below(IMAGES);
         let name = format!("image:{n}");
-        match self.below(12) {
+        match self.random.below(12) {
             0 | 1 => {
                 self.log.push(format!("load {n}"));
                 self.store
@@ -194,7 +189,7 @@ impl World {
                     wait_until("its server ends", || self.store.servers().len() < before);
                 }
             }
-            11 => match self.below(3) {
+            11 => match self.random.below(3) {
                 0 => {
                     let Some(id) = self.some_container(|c| !c.pins()) else {
                         return;

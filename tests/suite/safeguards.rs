@@ -8,7 +8,8 @@ use std::process::Command;
 use rustix::mount::{MountFlags, UnmountFlags, mount_bind, unmount};
 use serde_json::Value;
 
-use crate::harness::{Archive, Store, number, text};
+use crate::bad_input::state;
+use crate::harness::{Archive, Image, Layer, Run, Store, number, text};
 use crate::samples::{app, check_app};
 
 /// A complete layer whose deletion was cut short by a crash is not taken for one.
@@ -125,6 +126,31 @@ pub fn a_load_that_fails_at_its_end_leaves_nothing() {
     store.check_at_rest();
 }
 
+/// The database writes at the commit, so it is there that it may find no room.
+pub fn a_load_whose_commit_fails_leaves_nothing() {
+    let store = Store::new();
+    store.load(&app(&["app:1"]));
+    let before = state(&store);
+    let layers = (0..64).map(|n| Layer::new().file(&format!("file-{n}"), "text"));
+    let many = Image::new(&["many:1"], layers.collect());
+    let (archive, _) = Archive::of(&many);
+    let file = store.beside("many.tar");
+    archive.write(&file);
+    // No file may grow above 40 KiB: enough for all but the database's log.
+    let load = store.command(&["load", "-i", file.to_str().unwrap()]);
+    let mut limited = Command::new("sh");
+    limited
+        .args(["-c", "trap '' XFSZ; ulimit -f 80; exec \"$@\"", "sh"])
+        .arg(load.get_program())
+        .args(load.get_args());
+    Run::of(&mut limited).refused_saying(&["the store's database: "]);
+    assert_eq!(state(&store), before);
+    assert_eq!(number(&store.df()["orphaned"], "count"), 0);
+    store.ok(&["load", "-i", file.to_str().unwrap()]);
+    store.ok(&["rmi", "many:1"]);
+    store.check_at_rest();
+}
+
 /// One layer that cannot be deleted does not keep the others.
 pub fn an_undeletable_layer_keeps_no_other() {
     let store = Store::new();
@@ -172,4 +198,48 @@ pub fn an_undeletable_layer_keeps_no_other() {
     assert_eq!(failures(), failed);
     store.check_events();
     store.check_no_layers();
+}
+
+/// One layer whose directory cannot be renamed: who removes its image is told, `gc` says so and ends,
+/// and nobody else is kept from anything.
+pub fn a_layer_that_cannot_be_renamed_stops_nothing_else() {
+    let store = Store::new();
+    let image = store.load(&app(&["app:1"]));
+    let other = Image::new(&["other:1"], vec![Layer::new().file("other", "file")]);
+    let gone = Image::new(&["gone:1"], vec![Layer::new().file("gone", "file")]);
+    store.load(&gone);
+    let stuck = store.root().join("layers").join(image.layer_dir(1));
+    // A mount point cannot be renamed.
+    mount_bind(&stuck, &stuck).unwrap();
+    let run = store.run(&["rmi", "app:1"]);
+    let error = format!("cannot mark {}", stuck.display());
+    assert_eq!(run.code, Some(1), "{run:#?}");
+    assert!(run.stderr.contains(&error), "{run:#?}");
+    for (layer, chain) in image.chains.iter().enumerate() {
+        let line = format!("Deleted: {chain}\n");
+        assert_eq!(run.stdout.contains(&line), layer != 1, "{run:#?}");
+    }
+    let run = store.run(&["gc"]);
+    assert_eq!(run.code, Some(1), "{run:#?}");
+    assert!(run.stderr.contains(&error), "{run:#?}");
+    // Other images come, are mounted and go.
+    store.load(&other);
+    let (container, view) = store.create_mounted("other:1");
+    assert_eq!(fs::read(view.join("other")).unwrap(), b"file");
+    store.ok(&["umount", &container]);
+    store.ok(&["rmi", "gone:1"]);
+    // The image itself cannot be loaded again: the name of one of its layers is taken.
+    let (archive, _) = Archive::of(&app(&["app:1"]));
+    let file = store.beside("app.tar");
+    archive.write(&file);
+    let run = store.run(&["load", "-i", file.to_str().unwrap()]);
+    assert!(
+        run.code == Some(1) && run.stderr.contains(&error),
+        "{run:#?}"
+    );
+    unmount(&stuck, UnmountFlags::empty()).unwrap();
+    store.ok(&["load", "-i", file.to_str().unwrap()]);
+    store.ok(&["gc"]);
+    store.ok(&["rmi", "app:1"]);
+    store.check_at_rest();
 }

@@ -6,72 +6,21 @@ use std::time::{Duration, SystemTime};
 
 use layerctl::union::{
     Error, Kind, Layers, NewEntry, Options, ROOT_INO, RenameHow, SetAttr, SetTime, Time, Union,
-    What, XattrSet,
+    What,
 };
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, XattrFlags};
+use rustix::io::Errno;
+
+use crate::harness::process::kill_hard;
+use crate::harness::store::names_in;
+use crate::harness::{LoopFs, Store};
+use crate::samples::app;
 
 use super::union_support::{
-    Case, Dirs, ROOT, get_xattr, opaque, open_dir, put, set_xattr, whiteout,
+    Dirs, ROOT, View, get_xattr, opaque, open_dir, put, set_xattr, whiteout,
 };
 
-pub const CASES: &[Case] = &[
-    (
-        "union::an_unlinked_name_and_one_not_looked_up",
-        an_unlinked_name_and_one_not_looked_up,
-    ),
-    (
-        "union::whiteouts_only_where_needed",
-        whiteouts_only_where_needed,
-    ),
-    (
-        "union::removed_trees_do_not_come_back",
-        removed_trees_do_not_come_back,
-    ),
-    ("union::copy_up_keeps_everything", copy_up_keeps_everything),
-    (
-        "union::copy_up_leaves_the_parents_times",
-        copy_up_leaves_the_parents_times,
-    ),
-    (
-        "union::truncation_copies_no_data",
-        truncation_copies_no_data,
-    ),
-    (
-        "union::hard_links_survive_copy_up",
-        hard_links_survive_copy_up,
-    ),
-    (
-        "union::hard_links_below_moved_directories",
-        hard_links_below_moved_directories,
-    ),
-    (
-        "union::an_early_reader_sees_later_writes",
-        an_early_reader_sees_later_writes,
-    ),
-    ("union::numbers_stay", numbers_stay),
-    (
-        "union::private_xattrs_are_hidden",
-        private_xattrs_are_hidden,
-    ),
-    (
-        "union::leftovers_are_removed_at_start",
-        leftovers_are_removed_at_start,
-    ),
-    ("union::redirects_in_layers", redirects_in_layers),
-    (
-        "union::an_opaque_root_hides_the_layers_below",
-        an_opaque_root_hides_the_layers_below,
-    ),
-    ("union::names", names),
-    ("union::errors_are_not_absence", errors_are_not_absence),
-    (
-        "union::a_null_device_is_no_whiteout",
-        a_null_device_is_no_whiteout,
-    ),
-    ("union::nothing_is_left_counted", nothing_is_left_counted),
-];
-
-fn whiteouts_only_where_needed() {
+pub fn whiteouts_only_where_needed() {
     let dirs = Dirs::new(2);
     put(&dirs.layer(1), "lower", "x");
     put(&dirs.layer(1), "hidden", "x");
@@ -93,7 +42,7 @@ fn whiteouts_only_where_needed() {
     assert_eq!(left[0].metadata().unwrap().rdev(), 0);
 }
 
-fn removed_trees_do_not_come_back() {
+pub fn removed_trees_do_not_come_back() {
     let dirs = Dirs::new(1);
     put(&dirs.layer(0), "d/e/file", "x");
     put(&dirs.layer(0), "target/file", "x");
@@ -113,7 +62,7 @@ fn removed_trees_do_not_come_back() {
     assert_eq!(view.list("").unwrap(), ["d", "target"]);
 }
 
-fn copy_up_keeps_everything() {
+pub fn copy_up_keeps_everything() {
     let dirs = Dirs::new(1);
     let lower = dirs.layer(0).join("file");
     let file = fs::File::create(&lower).unwrap();
@@ -160,7 +109,41 @@ fn copy_up_keeps_everything() {
     assert_eq!(get_xattr(&copy, "trusted.overlay.metacopy"), None);
 }
 
-fn copy_up_leaves_the_parents_times() {
+/// The upper directory's filesystem has no room for the attributes of the lower one's.
+pub fn no_copy_up_without_the_attributes() {
+    let disk = LoopFs::with_blocks_of(1024, 16);
+    let dirs = Dirs::new(1);
+    put(&dirs.layer(0), "file", "content");
+    put(&dirs.layer(0), "dir/file", "content");
+    for name in ["file", "dir"] {
+        set_xattr(&dirs.layer(0).join(name), "user.large", &[b'x'; 3000]);
+    }
+    let (upper, work) = (disk.path().join("upper"), disk.path().join("work"));
+    fs::create_dir(&upper).unwrap();
+    fs::create_dir(&work).unwrap();
+    let layers = Layers {
+        upper: Some(open_dir(&upper)),
+        work: Some(open_dir(&work)),
+        ..dirs.open()
+    };
+    let view = View {
+        union: Union::new(layers, Options { volatile: true }).unwrap(),
+    };
+    let failed = Err(Error::Sys(Errno::NOSPC));
+    assert_eq!(view.write("file", 0, b"C"), failed);
+    assert_eq!(view.write("dir/file", 0, b"C"), failed);
+    assert_eq!(view.mkdir("dir/new"), failed);
+    let mode = SetAttr {
+        mode: Some(0o600),
+        ..SetAttr::default()
+    };
+    assert_eq!(view.setattr("file", &mode).map(drop), failed);
+    assert_eq!(names_in(&upper), [""; 0]);
+    assert_eq!(names_in(&work), [""; 0]);
+    assert_eq!(view.read("file").unwrap(), b"content");
+}
+
+pub fn copy_up_leaves_the_parents_times() {
     let dirs = Dirs::new(1);
     put(&dirs.layer(0), "a/b/file", "x");
     let at = SystemTime::UNIX_EPOCH + Duration::new(1_000_000_000, 5);
@@ -196,26 +179,7 @@ fn copy_up_leaves_the_parents_times() {
     );
 }
 
-fn truncation_copies_no_data() {
-    // To be seen on a disk too small for the data.
-    let dirs = Dirs::new(1);
-    let lower = dirs.layer(0).join("huge");
-    fs::File::create(&lower).unwrap().set_len(1 << 40).unwrap();
-    fs::write(dirs.layer(0).join("file"), vec![1; 1 << 20]).unwrap();
-    let view = dirs.view();
-    let empty = SetAttr {
-        size: Some(0),
-        ..SetAttr::default()
-    };
-    assert_eq!(view.setattr("file", &empty).unwrap().size, 0);
-    assert_eq!(fs::metadata(dirs.upper().join("file")).unwrap().blocks(), 0);
-    let handle = view.open("huge", OFlags::WRONLY | OFlags::TRUNC).unwrap();
-    view.union.release(handle).unwrap();
-    assert_eq!(view.attr("huge").unwrap().size, 0);
-    assert_eq!(fs::metadata(lower).unwrap().len(), 1 << 40);
-}
-
-fn hard_links_survive_copy_up() {
+pub fn hard_links_survive_copy_up() {
     let dirs = Dirs::new(2);
     put(&dirs.layer(1), "a", "content");
     fs::create_dir_all(dirs.layer(1).join("d/e")).unwrap();
@@ -241,7 +205,7 @@ fn hard_links_survive_copy_up() {
     assert_eq!(view.attr("b").unwrap().nlink, 2);
 }
 
-fn an_unlinked_name_and_one_not_looked_up() {
+pub fn an_unlinked_name_and_one_not_looked_up() {
     let dirs = Dirs::new(1);
     put(&dirs.upper(), "a", "content");
     fs::hard_link(dirs.upper().join("a"), dirs.upper().join("b")).unwrap();
@@ -263,7 +227,7 @@ fn an_unlinked_name_and_one_not_looked_up() {
     assert_eq!(view.union.getattr(ino), Err(Error::Stale));
 }
 
-fn hard_links_below_moved_directories() {
+pub fn hard_links_below_moved_directories() {
     let dirs = Dirs::new(1);
     put(&dirs.layer(0), "d/e/a", "content");
     fs::hard_link(dirs.layer(0).join("d/e/a"), dirs.layer(0).join("b")).unwrap();
@@ -281,7 +245,7 @@ fn hard_links_below_moved_directories() {
     assert_eq!(view.attr("z/f/a").unwrap(), view.attr("b").unwrap());
 }
 
-fn an_early_reader_sees_later_writes() {
+pub fn an_early_reader_sees_later_writes() {
     let dirs = Dirs::new(1);
     put(&dirs.layer(0), "file", "before");
     let view = dirs.view();
@@ -304,12 +268,12 @@ fn an_early_reader_sees_later_writes() {
     assert_eq!(view.read_handle(reader).unwrap(), b"data");
 }
 
-fn numbers_stay() {
+pub fn numbers_stay() {
     let dirs = Dirs::new(2);
     put(&dirs.layer(1), "d/file", "x");
     put(&dirs.layer(0), "d/other", "x");
     let view = dirs.view();
-    let number = |view: &super::union_support::View, path: &str| view.attr(path).unwrap().ino;
+    let number = |view: &View, path: &str| view.attr(path).unwrap().ino;
     let (dir, file) = (number(&view, "d"), number(&view, "d/file"));
     view.write("d/file", 0, b"y").unwrap();
     assert_eq!((number(&view, "d"), number(&view, "d/file")), (dir, file));
@@ -327,7 +291,7 @@ fn numbers_stay() {
     }
 }
 
-fn private_xattrs_are_hidden() {
+pub fn private_xattrs_are_hidden() {
     let dirs = Dirs::new(1);
     opaque(&dirs.layer(0), "dir");
     put(&dirs.layer(0), "file", "x");
@@ -343,9 +307,7 @@ fn private_xattrs_are_hidden() {
         b"user.overlay.x",
         b"trusted.layerctl.origin",
     ] {
-        let set = view
-            .union
-            .setxattr(d, name, b"y", XattrSet::CreateOrReplace);
+        let set = view.union.setxattr(d, name, b"y", XattrFlags::empty());
         assert_eq!(set, Err(Error::Reserved));
         assert_eq!(view.union.getxattr(d, name), Err(Error::NoAttribute));
         assert_eq!(view.union.removexattr(d, name), Err(Error::NoAttribute));
@@ -353,19 +315,19 @@ fn private_xattrs_are_hidden() {
     assert_eq!(view.union.getxattr(f, b"user.seen").unwrap(), b"1");
     let link = view.make("link", 0o777, What::Symlink(b"file")).unwrap();
     view.union
-        .setxattr(link.attr.ino, b"trusted.x", b"1", XattrSet::Create)
+        .setxattr(link.attr.ino, b"trusted.x", b"1", XattrFlags::CREATE)
         .unwrap();
     let again = view
         .union
-        .setxattr(link.attr.ino, b"trusted.x", b"1", XattrSet::Create);
-    assert_eq!(again, Err(Error::Sys(rustix::io::Errno::EXIST)));
+        .setxattr(link.attr.ino, b"trusted.x", b"1", XattrFlags::CREATE);
+    assert_eq!(again, Err(Error::Sys(Errno::EXIST)));
     assert_eq!(
         view.union.getxattr(f, b"trusted.x"),
         Err(Error::NoAttribute)
     );
 }
 
-fn leftovers_are_removed_at_start() {
+pub fn leftovers_are_removed_at_start() {
     let dirs = Dirs::new(1);
     put(&dirs.path("work"), "#1/deep/file", "x");
     whiteout(&dirs.path("work"), "#2");
@@ -373,7 +335,7 @@ fn leftovers_are_removed_at_start() {
     assert_eq!(fs::read_dir(dirs.path("work")).unwrap().count(), 0);
 }
 
-fn redirects_in_layers() {
+pub fn redirects_in_layers() {
     let dirs = Dirs::new(3);
     put(&dirs.layer(2), "old/sub/file", "x");
     put(&dirs.layer(2), "plain/file", "x");
@@ -401,7 +363,7 @@ fn redirects_in_layers() {
     assert_eq!(view.list("new").unwrap(), [""; 0]);
 }
 
-fn an_opaque_root_hides_the_layers_below() {
+pub fn an_opaque_root_hides_the_layers_below() {
     let dirs = Dirs::new(3);
     for layer in 0..3 {
         put(&dirs.layer(layer), &format!("{layer}"), "x");
@@ -412,7 +374,7 @@ fn an_opaque_root_hides_the_layers_below() {
     assert_eq!(dirs.view().list("").unwrap(), [""; 0]);
 }
 
-fn names() {
+pub fn names() {
     let dirs = Dirs::new(1);
     let long = "n".repeat(255);
     put(&dirs.layer(0), &long, "x");
@@ -431,7 +393,7 @@ fn names() {
     );
     let too_long = "n".repeat(256);
     let error = view.create(&too_long, b"").unwrap_err();
-    assert_eq!(error.errno(), rustix::io::Errno::NAMETOOLONG.raw_os_error());
+    assert_eq!(error.errno(), Errno::NAMETOOLONG.raw_os_error());
     for name in [&b""[..], b".", b"..", b"a/b", b"a\0b"] {
         assert_eq!(
             view.union.lookup(ROOT_INO, name).unwrap_err(),
@@ -449,7 +411,7 @@ fn names() {
     assert!(view.union.lookup(ROOT_INO, b"\xff\xfe\n").is_ok());
 }
 
-fn errors_are_not_absence() {
+pub fn errors_are_not_absence() {
     // A redirect that cannot be read is an error, though there is nothing in the layers below.
     let dirs = Dirs::new(2);
     put(&dirs.layer(1), "dir/file", "x");
@@ -461,12 +423,48 @@ fn errors_are_not_absence() {
     );
     let view = dirs.view();
     let error = view.entry("dir").unwrap_err();
-    assert_eq!(error, Error::Sys(rustix::io::Errno::IO));
+    assert_eq!(error, Error::Sys(Errno::IO));
     assert!(view.mkdir("dir").is_err());
     assert_eq!(view.list("").unwrap(), ["dir"]);
 }
 
-fn a_null_device_is_no_whiteout() {
+/// The lower layer is a view whose server is dead: every call on it fails.
+pub fn a_dead_layer_is_not_an_empty_one() {
+    let store = Store::new();
+    store.load(&app(&["app:1"]));
+    let (_, below) = store.create_mounted("app:1");
+    let dirs = Dirs::new(1);
+    put(&dirs.layer(0), "file", "x");
+    put(&dirs.layer(0), "dir/file", "x");
+    let mut layers = dirs.open();
+    layers.lowers.push(open_dir(&below));
+    let view = View {
+        union: Union::new(layers, Options { volatile: true }).unwrap(),
+    };
+    // Not through the view: the kernel would remember that the lower layer has none of that name.
+    put(&dirs.upper(), "made", "m");
+    kill_hard(store.server());
+    let failed = Error::Sys(Errno::NOTCONN);
+    // A file of the upper layer hides whatever the lower one has.
+    assert_eq!(view.read("file").unwrap(), b"x");
+    // Absent in the upper layer, or to be merged with what the lower one has.
+    for name in ["etc", "missing", "dir", "dir/file"] {
+        assert_eq!(view.entry(name).unwrap_err(), failed, "{name}");
+    }
+    assert_eq!(view.list(""), Err(failed));
+    assert_eq!(view.mkdir("new"), Err(failed));
+    assert_eq!(view.create("new", b""), Err(failed));
+    assert_eq!(view.link("made", "new"), Err(failed));
+    // Whether these need a whiteout is not known.
+    assert_eq!(view.unlink("made"), Err(failed));
+    let moved = view.rename("made", "new", RenameHow::Replace);
+    assert_eq!(moved, Err(failed));
+    assert_eq!(names_in(&dirs.upper()), ["made"]);
+    assert_eq!(names_in(&dirs.path("work")), [""; 0]);
+    assert_eq!(view.read("made").unwrap(), b"m");
+}
+
+pub fn a_null_device_is_no_whiteout() {
     let dirs = Dirs::new(1);
     put(&dirs.layer(0), "below", "x");
     let view = dirs.view();
@@ -482,7 +480,7 @@ fn a_null_device_is_no_whiteout() {
     assert_eq!(view.attr("below").unwrap().rdev, 0);
 }
 
-fn nothing_is_left_counted() {
+pub fn nothing_is_left_counted() {
     let dirs = Dirs::new(1);
     put(&dirs.layer(0), "d/file", "x");
     let view = dirs.view();

@@ -8,7 +8,8 @@ use std::thread::JoinHandle;
 
 use layerctl::union::{MountOptions, Options, Union, mount};
 
-use super::union_support::{Dirs, get_xattr, opaque, put, set_xattr, whiteout};
+use crate::harness::{Overlay, Run, disk};
+use crate::union_support::{Dirs, get_xattr, opaque, put, set_xattr, whiteout};
 
 /// A view served by a thread of this process.
 pub struct View {
@@ -45,7 +46,7 @@ impl View {
     pub fn again(mut self) -> View {
         self.unmount();
         let dirs = Dirs {
-            temp: std::mem::replace(&mut self.dirs.temp, tempfile::tempdir().unwrap()),
+            temp: std::mem::replace(&mut self.dirs.temp, disk::temp_dir()),
             layers: self.dirs.layers,
         };
         View::new(dirs)
@@ -73,41 +74,65 @@ pub fn unmount(path: &Path, lazy: bool) {
     rustix::mount::unmount(path, flags).unwrap();
 }
 
-/// A kernel overlayfs mount, gone with this.
-pub struct Overlay(pub PathBuf);
+/// A kernel overlayfs of the same layers.
+pub fn overlay_of(dirs: &Dirs, upper: &str, work: &str) -> Overlay {
+    let layers: Vec<PathBuf> = (0..dirs.layers).map(|layer| dirs.layer(layer)).collect();
+    Overlay::new(&layers, Some((&dirs.path(upper), &dirs.path(work))))
+}
 
-impl Overlay {
-    pub fn new(dirs: &Dirs, upper: &str, work: &str) -> Overlay {
-        let at = dirs.path("ovl");
-        let lowers: Vec<String> = (0..dirs.layers)
-            .map(|l| dirs.layer(l).display().to_string())
-            .collect();
-        let data = format!(
-            "lowerdir={},upperdir={},workdir={},redirect_dir=on,index=off",
-            lowers.join(":"),
-            dirs.path(upper).display(),
-            dirs.path(work).display(),
-        );
+/// The paths in a kernel overlayfs of these directories, sorted; `None` where it finds the layers
+/// broken.
+pub fn read_tree_with_overlayfs(dirs: &Dirs) -> Option<Vec<String>> {
+    fn walk(root: &Path, dir: &Path, found: &mut Vec<String>) -> std::io::Result<()> {
+        for entry in fs::read_dir(dir)? {
+            let path = entry?.path();
+            match path.symlink_metadata() {
+                Ok(meta) if meta.is_dir() => walk(root, &path, found)?,
+                Ok(_) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(e),
+            }
+            let path = path.strip_prefix(root).unwrap();
+            found.push(path.to_str().unwrap().to_owned());
+        }
+        Ok(())
+    }
+    let overlay = overlay_of(dirs, "upper", "ovl-work");
+    let mut found = Vec::new();
+    walk(&overlay.path(), &overlay.path(), &mut found).ok()?;
+    found.sort();
+    Some(found)
+}
+
+/// A file system in memory of that size, gone with this.
+pub struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    pub fn new(at: &Path, size: &str) -> Tmpfs {
+        let options = format!("size={size}");
         run(Command::new("mount")
-            .args(["-t", "overlay", "overlay", "-o", &data])
-            .arg(&at));
-        Overlay(at)
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(at));
+        Tmpfs(at.to_owned())
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 }
 
-impl Drop for Overlay {
+impl Drop for Tmpfs {
     fn drop(&mut self) {
         unmount(&self.0, true);
     }
 }
 
+#[track_caller]
 pub fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {stderr}");
-    String::from_utf8(output.stdout).unwrap()
+    Run::of(command).ok()
 }
 
+#[track_caller]
 pub fn sh(script: &str, at: &Path) -> String {
     run(Command::new("sh")
         .args(["-e", "-c", script])
@@ -126,7 +151,7 @@ pub fn listing(root: &Path) -> Vec<String> {
             let meta = fs::symlink_metadata(&full).unwrap();
             // The number in the listing is the one of stat.
             let d_ino = std::os::unix::fs::DirEntryExt::ino(&entry);
-            assert!(d_ino == meta.ino() || root.ends_with("ovl"), "{path:?}");
+            assert!(d_ino == meta.ino() || root.ends_with("merged"), "{path:?}");
             let content = if meta.is_file() {
                 format!("{:?}", fs::read(&full).unwrap())
             } else if meta.is_symlink() {

@@ -12,8 +12,10 @@ use layerctl::union::{
     What,
 };
 use rustix::fs::{FileType, Mode, OFlags, XattrFlags};
+use rustix::io::Errno;
 
-pub type Case = (&'static str, fn());
+use crate::harness::disk;
+
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Root, as the caller of everything.
@@ -27,16 +29,8 @@ pub struct Dirs {
 
 impl Dirs {
     pub fn new(layers: usize) -> Dirs {
-        let temp = tempfile::tempdir().unwrap();
-        for name in [
-            "upper",
-            "work",
-            "model",
-            "mnt",
-            "ovl-upper",
-            "ovl-work",
-            "ovl",
-        ] {
+        let temp = disk::temp_dir();
+        for name in ["upper", "work", "model", "mnt", "ovl-upper", "ovl-work"] {
             fs::create_dir(temp.path().join(name)).unwrap();
         }
         let dirs = Dirs { temp, layers };
@@ -105,8 +99,12 @@ pub fn set_xattr(path: &Path, name: &str, value: &[u8]) {
 
 pub fn get_xattr(path: &Path, name: &str) -> Option<Vec<u8>> {
     let mut value = vec![0; 4096];
-    let len = rustix::fs::lgetxattr(path, name, &mut value[..]).ok()?;
-    value.truncate(len);
+    match rustix::fs::lgetxattr(path, name, &mut value[..]) {
+        Ok(len) => value.truncate(len),
+        // No such one, or not of this kind of file.
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => return None,
+        Err(e) => panic!("{name} of {}: {e}", path.display()),
+    }
     Some(value)
 }
 
@@ -198,10 +196,7 @@ impl View {
     }
 
     pub fn read_handle(&self, handle: u64) -> Result<Vec<u8>> {
-        let mut buffer = vec![0; 1 << 16];
-        let len = self.union.read(handle, 0, &mut buffer)?;
-        buffer.truncate(len);
-        Ok(buffer)
+        self.union.read(handle, 0, 1 << 16)
     }
 
     pub fn unlink(&self, path: &str) -> Result<()> {

@@ -1,56 +1,24 @@
 //! The view of a container beside a kernel overlayfs of the same layers.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, mount_bind, unmount};
 
-use crate::harness::store::is_mounted;
+use crate::harness::store::{is_mounted, names_in};
 use crate::harness::tree::{self, Entry};
-use crate::harness::{Built, Image, Layer, Run, Store, noise, text, wait_until};
+use crate::harness::{Built, Image, Layer, Overlay, Run, Store, noise, text, wait_until};
 
-/// A kernel overlayfs of an image's layers; unmounted when dropped.
-struct Overlay(PathBuf);
-
-impl Overlay {
-    /// Read-only, or with an upper directory.
-    fn new(store: &Store, image: &Built, writable: bool) -> Overlay {
-        let trees: Vec<String> = (0..image.diffs.len())
-            .rev()
-            .map(|n| {
-                store
-                    .root()
-                    .join("layers")
-                    .join(image.layer_dir(n))
-                    .join("tree")
-            })
-            .map(|path| path.to_str().unwrap().to_owned())
-            .collect();
-        let mut options = format!("lowerdir={}", trees.join(":"));
-        if writable {
-            let (upper, work) = (store.new_dir("upper"), store.new_dir("work"));
-            options += &format!(",upperdir={},workdir={}", upper.display(), work.display());
-        }
-        let point = store.new_dir("overlay");
-        let options = std::ffi::CString::new(options).unwrap();
-        mount(
-            "overlay",
-            &point,
-            "overlay",
-            MountFlags::empty(),
-            Some(options.as_c_str()),
-        )
-        .unwrap_or_else(|e| panic!("mount overlay with {options:?}: {e}"));
-        Overlay(point)
-    }
-}
-
-impl Drop for Overlay {
-    fn drop(&mut self) {
-        unmount(&self.0, UnmountFlags::DETACH).ok();
-    }
+/// The trees of an image's layers, the topmost first.
+fn trees(store: &Store, image: &Built) -> Vec<PathBuf> {
+    let layers = store.root().join("layers");
+    (0..image.diffs.len())
+        .rev()
+        .map(|n| layers.join(image.layer_dir(n)).join("tree"))
+        .collect()
 }
 
 /// Every kind of entry, and every way in which a layer changes the ones below.
@@ -144,8 +112,8 @@ pub fn shows_what_overlayfs_shows() {
     let store = Store::new();
     let image = store.load(&everything());
     let (_, view) = store.create_mounted("all:1");
-    let overlay = Overlay::new(&store, &image, false);
-    let (ours, theirs) = (comparable(&view), comparable(&overlay.0));
+    let overlay = Overlay::new(&trees(&store, &image), None);
+    let (ours, theirs) = (comparable(&view), comparable(&overlay.path()));
     assert!(ours.len() > 25, "{} entries", ours.len());
     tree::assert_same(&ours, &theirs);
     // Said once more without the kernel's help.
@@ -224,13 +192,14 @@ pub fn changes_as_overlayfs_changes() {
     let store = Store::new();
     let image = store.load(&everything());
     let (container, view) = store.create_mounted("all:1");
-    let overlay = Overlay::new(&store, &image, true);
+    let (upper, work) = (store.new_dir("upper"), store.new_dir("work"));
+    let overlay = Overlay::new(&trees(&store, &image), Some((&upper, &work)));
     change(&view);
-    change(&overlay.0);
+    change(&overlay.path());
     let ours = tree::read(&view);
     tree::assert_same(
         &without_times(ours.clone()),
-        &without_times(tree::read(&overlay.0)),
+        &without_times(tree::read(&overlay.path())),
     );
 
     // And all of it is there at the next mount, times and inode identity too.
@@ -283,7 +252,7 @@ pub fn a_read_only_view_refuses_writes() {
     let view = store.ok(&["mount", "--read-only", &container]);
     let view = Path::new(view.trim_end());
     let error = fs::write(view.join("new"), "x").unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(30), "EROFS");
+    assert_eq!(error.raw_os_error(), Some(Errno::ROFS.raw_os_error()));
     assert_eq!(fs::read(view.join("comes-back")).unwrap(), b"again");
 }
 
@@ -381,6 +350,57 @@ pub fn volatile_skips_the_sync() {
         assert_eq!(synced == 0, volatile, "{log}");
         assert!(log.contains("/store.db"), "strace sees syncs: {log}");
     }
+}
+
+/// In the foreground there is no other log than standard error: it says there what it could not do.
+pub fn in_the_foreground_everything_is_told() {
+    let store = Store::new();
+    store.load(&everything());
+    let container = store.create("all:1");
+    let mut mount = store.command(&["mount", "--foreground", &container]);
+    let mount = mount.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = mount.spawn().unwrap();
+    wait_until("the view is mounted", || {
+        store.container_state(&container) == "mounted"
+    });
+    store.ok(&["rmi", "-f", "all:1"]);
+    // Something is mounted in a marked layer: that is not deleted.
+    let foreign = store.new_dir("foreign");
+    let layer = names_in(&store.root().join("marked")).remove(0);
+    let inside = store.root().join("marked").join(layer).join("tree/inside");
+    fs::create_dir(&inside).unwrap();
+    mount_bind(&foreign, &inside).unwrap();
+    store.ok(&["umount", &container]);
+    let run = Run::finish(child, "mount --foreground".to_owned());
+    unmount(&inside, UnmountFlags::empty()).unwrap();
+    assert_eq!(run.code, Some(0), "{run:#?}");
+    for told in [
+        "mounted at",
+        "unmounted",
+        "ERROR cannot reclaim",
+        "reclaimed sha256:",
+    ] {
+        assert!(run.stderr.contains(told), "{told:?} in {run:#?}");
+    }
+    store.ok(&["gc"]);
+    store.check_no_layers();
+}
+
+/// A view that could not be served does not end as if all had been well.
+pub fn a_view_that_fails_exits_with_1() {
+    let store = Store::new();
+    store.load(&everything());
+    let container = store.create("all:1");
+    // What it has to say when the view is ready cannot be said.
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let mut mount = store.command(&["mount", "--foreground", &container]);
+    let child = mount.stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("Error: cannot write the output"), "{said}");
+    let status = text(&store.container(&container), "Status");
+    assert!(status.starts_with("Exited (1)"), "{status}");
     store.check_at_rest();
 }
 

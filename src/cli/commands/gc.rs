@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use crate::cli::context::Context;
 use crate::cli::error::{CommandError, complain};
-use crate::model::{Layer, human};
+use crate::db::Holder;
+use crate::image::removal;
+use crate::model::{Layer, Phase, human};
 use crate::reclaim::execute::{Outcome, reclaim, sweep_orphans};
 
 /// Arguments of `gc`.
@@ -18,14 +20,21 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub fn run(_: Args, cx: &mut Context) -> Result<(), CommandError> {
     let mut reclaimed = 0;
     let mut failed = false;
-    for layer in cx.db.read(|tx| tx.marked_layers())? {
-        match reclaim_or_wait(cx, &layer) {
+    // What cannot be renamed cannot be reclaimed either.
+    for unfollowed in removal::follow_up(&mut cx.db, &cx.store, &[])? {
+        complain(&unfollowed.error);
+        failed = true;
+    }
+    let marked = cx.db.read(|tx| tx.marked_layers())?;
+    for layer in marked.iter().filter(|l| l.phase != Phase::Marking) {
+        match reclaim_or_wait(cx, layer) {
             Ok(Outcome::Reclaimed) => {
                 reclaimed += layer.bytes;
                 let size = human::size(layer.bytes);
                 cx.line(format_args!("Reclaimed: {} ({size})", layer.chain))?;
             }
-            Ok(Outcome::Pinned | Outcome::Busy) => left(cx, &layer)?,
+            Ok(Outcome::Pinned(holders)) => left(cx, layer, &views(&holders))?,
+            Ok(Outcome::Busy) => left(cx, layer, "another process")?,
             Err(CommandError::Message(text)) => {
                 complain(&text);
                 failed = true;
@@ -68,18 +77,17 @@ fn reclaim_or_wait(cx: &mut Context, layer: &Layer) -> Result<Outcome, CommandEr
     }
 }
 
-fn left(cx: &mut Context, layer: &Layer) -> Result<(), CommandError> {
-    let snapshot = cx.snapshot()?;
-    let holders: Vec<String> = snapshot
-        .views
-        .iter()
-        .filter(|view| view.pins.contains(&layer.id))
-        .map(|view| format!("container {}, PID {}", view.container.short(), view.pid))
-        .collect();
+/// Say which layer stays, and who holds it.
+fn left(cx: &mut Context, layer: &Layer, holder: &str) -> Result<(), CommandError> {
     let size = human::size(layer.bytes);
     cx.line(format_args!(
-        "Left: {} ({size} held by {})",
-        layer.chain,
-        holders.join("; ")
+        "Left: {} ({size} held by {holder})",
+        layer.chain
     ))
+}
+
+/// `container 9b8a7c6d5e4f, PID 123; container …`.
+fn views(holders: &[Holder]) -> String {
+    let one = |h: &Holder| format!("container {}, PID {}", h.container.short(), h.pid);
+    holders.iter().map(one).collect::<Vec<_>>().join("; ")
 }

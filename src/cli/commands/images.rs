@@ -1,6 +1,5 @@
 //! `images`: list images.
 
-use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::cli::context::Context;
@@ -8,7 +7,6 @@ use crate::cli::error::CommandError;
 use crate::cli::list::ListArgs;
 use crate::cli::time;
 use crate::db::Image;
-use crate::image::config;
 use crate::model::{Reference, human, reference};
 
 /// Arguments of `images`.
@@ -38,15 +36,11 @@ struct Row {
 pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     let snapshot = cx.snapshot()?;
     let wanted = args.filter.as_deref().map(Filter::parse).transpose()?;
-    let mut images: Vec<(Option<Timestamp>, &Image)> = Vec::new();
-    for image in &snapshot.images {
-        let created = config::read(&cx.store, &image.id)?.created.parse().ok();
-        images.push((created, image));
-    }
+    let mut images: Vec<&Image> = snapshot.images.iter().collect();
     // The newest first, as Docker lists them.
-    images.sort_by_key(|(created, _)| std::cmp::Reverse(*created));
+    images.sort_by_key(|image| std::cmp::Reverse(image.created));
     let mut rows = Vec::new();
-    for (created, image) in images {
+    for image in images {
         let id = args.list.id(&image.id, image.id.short());
         for tag in names(image, wanted.as_ref()) {
             let none = || "<none>".to_owned();
@@ -55,8 +49,10 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
                 repository: tag.map_or_else(none, |t| t.repository().to_owned()),
                 tag: tag.map_or_else(none, |t| t.tag().to_owned()),
                 size: human::size(snapshot.size_of(image)),
-                created_at: created.map_or_else(|| "N/A".to_owned(), time::absolute),
-                created_since: created.map_or_else(|| "N/A".to_owned(), time::ago),
+                created_at: image
+                    .created
+                    .map_or_else(|| "N/A".to_owned(), time::absolute),
+                created_since: image.created.map_or_else(|| "N/A".to_owned(), time::ago),
             });
         }
     }

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::for_each;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::container::find;
 use crate::container::view::mount_of;
+use crate::container::{FindError, find};
 use crate::db::{Container, Image, Snapshot};
 use crate::image::{ResolveError, config, resolve};
 
@@ -23,11 +23,18 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     let snapshot = cx.snapshot()?;
     let mut found = Vec::new();
     let result = for_each(cx, &args.names, |cx, name| {
-        if let Ok(container) = find(&snapshot, name) {
-            found.push(inspect_container(cx, &snapshot, container)?);
-            return Ok(());
+        let image = resolve(&snapshot, name);
+        let is_tag = image.as_ref().is_ok_and(|found| found.by_tag.is_some());
+        match find(&snapshot, name) {
+            Ok(container) => {
+                found.push(inspect_container(cx, &snapshot, container)?);
+                return Ok(());
+            }
+            // A tag is a name in full; an image's ID may have the same beginning as containers'.
+            Err(ambiguous @ FindError::Ambiguous(_)) if !is_tag => return Err(ambiguous.into()),
+            Err(FindError::Ambiguous(_) | FindError::NoSuchContainer(_)) => {}
         }
-        match resolve(&snapshot, name) {
+        match image {
             Ok(resolved) => found.push(inspect_image(cx, &snapshot, resolved.image)?),
             Err(ResolveError::NoSuchImage(_)) => {
                 return Err(CommandError::new(format!("No such object: {name}")));

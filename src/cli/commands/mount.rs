@@ -27,9 +27,9 @@ pub struct Args {
     /// Do not sync a file that is copied up before its name appears: faster, not crash-safe
     #[arg(long)]
     volatile: bool,
-    /// Serve the view from this process, until it is unmounted or interrupted
+    /// Serve the view from this process, until it is unmounted or interrupted; log to standard error
     #[arg(long)]
-    foreground: bool,
+    pub(crate) foreground: bool,
     /// Name, ID, or unambiguous prefix of an ID
     container: String,
     /// An empty directory, instead of one in the store

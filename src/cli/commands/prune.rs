@@ -5,7 +5,7 @@ use std::io::{self, BufRead as _, IsTerminal as _};
 
 use crate::cli::context::Context;
 use crate::cli::error::{CommandError, complain};
-use crate::image::removal;
+use crate::image::removal::{self, Unfollowed};
 use crate::model::human;
 use crate::reclaim::execute::{Outcome, reclaim};
 
@@ -24,6 +24,7 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     }
     let snapshot = cx.snapshot()?;
     let mut rows = HashSet::new();
+    let mut unfollowed = Vec::new();
     for image in snapshot
         .images
         .iter()
@@ -33,13 +34,24 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
         let Some(plan) = removal::remove_dangling(&mut cx.db, &image.id)? else {
             continue;
         };
-        removal::follow_up(&mut cx.db, &cx.store, plan.deleted.as_slice())?;
+        let images = plan.deleted.as_slice();
+        unfollowed.extend(removal::follow_up(&mut cx.db, &cx.store, images)?);
         cx.line(format_args!("deleted: {}", image.id))?;
         rows.extend(plan.layers.iter().map(|l| l.row));
     }
-    rows.extend(removal::mark_unused(&mut cx.db, &cx.store, |_| true)?);
+    rows.extend(removal::mark_unused(&mut cx.db, |_| true)?);
+    unfollowed.extend(removal::follow_up(&mut cx.db, &cx.store, &[])?);
     let mut reclaimed = 0;
     let mut failed = false;
+    let mut complained = HashSet::new();
+    for Unfollowed { layer, error } in &unfollowed {
+        let row = layer.as_ref().map(|layer| layer.id);
+        // Once a layer, though each follow-up has tried it; of others has been warned already.
+        if row.is_none_or(|row| rows.contains(&row) && complained.insert(row)) {
+            complain(error);
+            failed = true;
+        }
+    }
     for layer in cx
         .snapshot()?
         .layers
@@ -51,7 +63,7 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
                 cx.line(format_args!("deleted: {}", layer.chain))?;
                 reclaimed += layer.bytes;
             }
-            Ok(Outcome::Pinned | Outcome::Busy) => {}
+            Ok(Outcome::Pinned(_) | Outcome::Busy) => {}
             Err(e) => {
                 complain(&e);
                 failed = true;

@@ -3,9 +3,10 @@
 use super::for_each;
 use super::umount::{Ended, end_view};
 use crate::cli::context::Context;
-use crate::cli::error::CommandError;
+use crate::cli::error::{CommandError, complain};
 use crate::container::lifecycle::{self, LifecycleError};
 use crate::container::{FindError, find};
+use crate::db::{Container, Snapshot};
 
 /// Arguments of `rm`.
 #[derive(Debug, clap::Args)]
@@ -21,36 +22,44 @@ pub struct Args {
 /// Run `rm`.
 pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     for_each(cx, &args.containers, |cx, name| {
-        match remove(cx, name, args.force) {
+        let snapshot = cx.snapshot()?;
+        match find(&snapshot, name) {
             // As for images: with --force a missing one is reported, but no failure.
-            Err(CommandError::Message(text))
-                if args.force
-                    && text == FindError::NoSuchContainer(name.to_owned()).to_string() =>
-            {
+            Err(missing @ FindError::NoSuchContainer(_)) if args.force => {
                 cx.flush()?;
-                crate::cli::error::complain(&text);
-                Ok(())
+                complain(&missing);
+                return Ok(());
             }
-            other => other,
+            found => remove(cx, &snapshot, found?, args.force)?,
         }
+        cx.line(name)
     })
 }
 
-fn remove(cx: &mut Context, name: &str, force: bool) -> Result<(), CommandError> {
-    let snapshot = cx.snapshot()?;
-    let container = find(&snapshot, name)?;
+fn remove(
+    cx: &mut Context,
+    snapshot: &Snapshot,
+    container: &Container,
+    force: bool,
+) -> Result<(), CommandError> {
     if let Some(view) = snapshot.view(&container.id) {
         if !force {
             return Err(LifecycleError::Active(container.name.clone()).into());
         }
         let busy = view.detached || matches!(end_view(cx, view, false)?, Ended::Busy(_));
         if busy {
-            // The row goes now, the files when the view's server ends: it finds no row.
-            cx.db.write(|tx| tx.delete_container(&container.id))?;
-            end_view(cx, view, true)?;
-            return cx.line(name);
+            if let Ended::Busy(why) = end_view(cx, view, true)? {
+                return Err(CommandError::new(format!(
+                    "cannot remove container \"/{}\": {why}",
+                    container.name
+                )));
+            }
+            return Ok(lifecycle::abandon(&mut cx.db, &cx.store, container, view)?);
         }
     }
-    lifecycle::remove(&mut cx.db, &cx.store, container)?;
-    cx.line(name)
+    match lifecycle::remove(&mut cx.db, &cx.store, container) {
+        // Another process was faster.
+        Err(LifecycleError::NoSuchContainer(_)) if force => Ok(()),
+        other => Ok(other?),
+    }
 }

@@ -12,7 +12,7 @@ use crate::cli::context::Context;
 use crate::cli::error::{CommandError, complain};
 use crate::db::Snapshot;
 use crate::image::ResolveError;
-use crate::image::removal::{self, RemovalError};
+use crate::image::removal::{self, RemovalError, Unfollowed};
 use crate::image::removal_plan::{Manner, PlannedLayer, Refusal, RemovalPlan, apply, removal_plan};
 use crate::model::{ChainId, ContainerId, ImageId, human};
 use crate::reclaim::execute::{Outcome, reclaim};
@@ -89,8 +89,19 @@ fn report(cx: &mut Context, plan: &RemovalPlan) -> Result<(), CommandError> {
     if let Some(image) = &plan.deleted {
         cx.line(format_args!("Deleted: {image}"))?;
     }
-    removal::follow_up(&mut cx.db, &cx.store, plan.deleted.as_slice())?;
+    let unfollowed = removal::follow_up(&mut cx.db, &cx.store, plan.deleted.as_slice())?;
     let mut fates: HashMap<i64, Fate> = HashMap::new();
+    let mut failed = false;
+    for Unfollowed { layer, error } in unfollowed {
+        let row = layer.map(|layer| layer.id);
+        // Of another image's layers has been warned already.
+        if row.is_none_or(|row| plan.layers.iter().any(|l| l.row == row)) {
+            cx.flush()?;
+            complain(&error);
+            failed = true;
+            fates.extend(row.map(|row| (row, Fate::Failed)));
+        }
+    }
     for (chain, layer) in plan.places() {
         let fate = match fates.entry(layer.row) {
             Entry::Occupied(known) => known.into_mut(),
@@ -105,7 +116,7 @@ fn report(cx: &mut Context, plan: &RemovalPlan) -> Result<(), CommandError> {
         };
         layer_line(cx, chain, layer, fate)?;
     }
-    match fates.values().any(|fate| matches!(fate, Fate::Failed)) {
+    match failed || fates.values().any(|fate| matches!(fate, Fate::Failed)) {
         true => Err(CommandError::Reported),
         false => Ok(()),
     }
@@ -119,7 +130,7 @@ enum Fate {
     Held(Vec<ContainerId>),
     /// Another process reclaims it, or holds it for a moment.
     Busy,
-    /// It could not be deleted; this has been reported.
+    /// It could not be renamed or deleted; this has been reported.
     Failed,
 }
 
@@ -137,10 +148,10 @@ fn reclaim_planned(cx: &mut Context, planned: &PlannedLayer) -> Result<Fate, Com
                 std::thread::sleep(Duration::from_millis(5));
             }
             Outcome::Busy => return Ok(Fate::Busy),
-            Outcome::Pinned => {
-                let snapshot = cx.snapshot()?;
-                let holders = snapshot.pinned_by(&layer).into_iter().cloned().collect();
-                return Ok(Fate::Held(holders));
+            Outcome::Pinned(holders) => {
+                return Ok(Fate::Held(
+                    holders.into_iter().map(|h| h.container).collect(),
+                ));
             }
         }
     }
@@ -155,11 +166,11 @@ fn layer_line(
     let size = human::size(layer.bytes);
     match fate {
         Fate::Gone => cx.line(format_args!("Deleted: {chain}")),
-        Fate::Held(ids) if !ids.is_empty() => cx.line(format_args!(
+        Fate::Held(ids) => cx.line(format_args!(
             "Deferred: {chain} ({size} held by {})",
             containers(ids)
         )),
-        Fate::Held(_) | Fate::Busy => cx.line(format_args!(
+        Fate::Busy => cx.line(format_args!(
             "Deferred: {chain} ({size} held by another process)"
         )),
         Fate::Failed => Ok(()),

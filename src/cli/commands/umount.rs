@@ -3,18 +3,17 @@
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::signal::{self, Signal};
-use nix::unistd::Pid;
 
 use super::for_each;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::container::find;
-use crate::container::view::mounts_of;
+use crate::container::view::{Server, mounts_of, server};
 use crate::db::View;
 use crate::store::StoreError;
 use crate::sys::mounts::{Mount, unmount};
-use crate::sys::processes::{Process, holders};
+use crate::sys::processes::holders;
+use crate::sys::reason;
 
 /// Arguments of `umount`.
 #[derive(Debug, clap::Args)]
@@ -62,26 +61,41 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_millis(100);
 
 /// Unmount a view and wait until its server has ended and reclaimed what it held; or detach it.
+/// [`Ended::Busy`] lazily, if it is not mounted here and its server cannot be reached.
 pub fn end_view(cx: &mut Context, view: &View, lazy: bool) -> Result<Ended, CommandError> {
-    // Opened before it can end: afterwards its ID may be another's.
-    let server = Process::open(view.pid);
+    // Looked for before it can end: afterwards its ID may be another's.
+    let server = server(&mut cx.db, &cx.store, view)?;
     let mounts = mounts_of(&cx.store, &view.container)?;
-    if mounts.is_empty() && !lazy {
-        return Ok(Ended::Busy(match view.detached {
-            true => format!(
-                "it is detached, and used by open handles (server: PID {})",
-                view.pid
-            ),
-            false => format!(
+    if mounts.is_empty() {
+        let pid = view.pid;
+        let busy = match &server {
+            Server::Ended => return Ok(Ended::Yes),
+            _ if view.detached && lazy => None,
+            _ if view.detached => Some(format!(
+                "it is detached, and used by open handles (server: PID {pid})"
+            )),
+            Server::Elsewhere(_) => Some(format!(
+                "it is not mounted here, and its server is in another PID namespace (PID {pid} \
+                 there)"
+            )),
+            Server::Here(_) if !lazy => Some(format!(
                 "it is not mounted here, but in another mount namespace, or used by open handles \
-                 (server: PID {}); --lazy detaches it there",
-                view.pid
-            ),
-        }));
-    }
-    if mounts.is_empty() && !view.detached {
-        // The server detaches it in its own mount namespace.
-        signal::kill(Pid::from_raw(view.pid), Signal::SIGTERM)?;
+                 (server: PID {pid}); --lazy detaches it there"
+            )),
+            // The server detaches it in its own mount namespace.
+            Server::Here(process) => match process.terminate() {
+                Ok(true) => None,
+                Ok(false) => return Ok(Ended::Yes),
+                Err(e) => Some(format!(
+                    "it is not mounted here, and its server (PID {pid}) cannot be told to detach it: \
+                     {}",
+                    reason(&e)
+                )),
+            },
+        };
+        if let Some(why) = busy {
+            return Ok(Ended::Busy(why));
+        }
     }
     if let ([_, _, ..], false) = (mounts.as_slice(), lazy) {
         let places = mounts.iter().map(|m| m.mountpoint.as_path());
@@ -100,12 +114,11 @@ pub fn end_view(cx: &mut Context, view: &View, lazy: bool) -> Result<Ended, Comm
             return Ok(Ended::Busy(users));
         }
     }
-    if lazy {
-        cx.db.write(|tx| tx.set_view_detached(&view.container))?;
+    // A server that is elsewhere may have it mounted there still.
+    if lazy && !matches!(server, Server::Elsewhere(_)) {
+        cx.db.write(|tx| tx.set_view_detached(view))?;
     }
-    if let Some(server) = server {
-        wait_for_end(cx, view, &server, if lazy { GRACE } else { PATIENCE })?;
-    }
+    wait_for_end(cx, view, &server, if lazy { GRACE } else { PATIENCE })?;
     Ok(Ended::Yes)
 }
 
@@ -114,14 +127,17 @@ pub fn end_view(cx: &mut Context, view: &View, lazy: bool) -> Result<Ended, Comm
 fn wait_for_end(
     cx: &mut Context,
     view: &View,
-    server: &Process,
+    server: &Server,
     patience: Duration,
 ) -> Result<(), CommandError> {
     let end = Instant::now() + patience;
-    while !server.wait(Some(Duration::from_millis(10)))? {
+    while !server.wait(Duration::from_millis(10))? {
         let on_record = cx.db.read(|tx| tx.view(&view.container))?;
-        if on_record.as_ref().is_none_or(|now| now.pid != view.pid) {
-            server.wait(None)?;
+        if on_record.is_none_or(|now| !now.is_same(view)) {
+            if let Server::Here(process) = server {
+                process.wait(None)?;
+            }
+            break;
         } else if Instant::now() > end && patience == GRACE {
             break;
         } else if Instant::now() > end {

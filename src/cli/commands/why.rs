@@ -6,7 +6,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::{Format, time};
 use crate::container::view::mount_of;
-use crate::db::{Image, Snapshot};
+use crate::db::{Image, Snapshot, View};
 use crate::image::{ResolveError, resolve};
 use crate::model::{ChainId, ContainerId, DiffId, ImageId, Layer, LayerState, human};
 use crate::store::Store;
@@ -39,7 +39,7 @@ struct NamedBy {
     tags: Vec<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 struct HeldBy {
     container: ContainerId,
     name: String,
@@ -49,7 +49,7 @@ struct HeldBy {
     processes: Vec<Process>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 struct Process {
     pid: i32,
     name: String,
@@ -60,8 +60,9 @@ struct Process {
 pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     let snapshot = cx.snapshot()?;
     let layers = find_layers(&snapshot, &args.name)?;
+    let views = views_of(&cx.store, &snapshot, &layers)?;
     for layer in layers {
-        let reason = reason(&cx.store, &snapshot, layer)?;
+        let reason = reason(&snapshot, layer, &views);
         match args.format {
             Format::Json => cx.json(&reason)?,
             Format::Table => tell(cx, &reason)?,
@@ -103,23 +104,22 @@ fn layers_of<'a>(snapshot: &'a Snapshot, image: &Image) -> Vec<&'a Layer> {
     snapshot.layers.iter().filter(named).collect()
 }
 
-fn reason(store: &Store, snapshot: &Snapshot, layer: &Layer) -> Result<Reason, CommandError> {
-    let named = snapshot
-        .images
-        .iter()
-        .filter(|i| snapshot.named_by(layer).contains(&i.id));
-    let images = named
-        .map(|i| NamedBy {
-            id: i.id.clone(),
-            tags: i.tags.iter().map(ToString::to_string).collect(),
-        })
-        .collect();
+/// The views that pin one of these layers, and who uses them. To find that out all processes are
+/// looked at: once for a view, however many layers it pins.
+fn views_of<'a>(
+    store: &Store,
+    snapshot: &'a Snapshot,
+    layers: &[&Layer],
+) -> Result<Vec<(&'a View, HeldBy)>, CommandError> {
     let mut views = Vec::new();
-    for view in snapshot.views.iter().filter(|v| v.pins.contains(&layer.id)) {
+    for view in &snapshot.views {
+        if !layers.iter().any(|layer| view.pins.contains(&layer.id)) {
+            continue;
+        }
         let mount = mount_of(store, view)?;
         let processes = mount.as_ref().map_or_else(|| Ok(Vec::new()), holders)?;
         let container = snapshot.containers.iter().find(|c| c.id == view.container);
-        views.push(HeldBy {
+        let held_by = HeldBy {
             container: view.container.clone(),
             name: container.map(|c| c.name.clone()).unwrap_or_default(),
             pid: view.pid,
@@ -128,16 +128,30 @@ fn reason(store: &Store, snapshot: &Snapshot, layer: &Layer) -> Result<Reason, C
                 .unwrap_or_default(),
             since: view.mounted,
             processes: processes.into_iter().map(Process::from).collect(),
-        });
+        };
+        views.push((view, held_by));
     }
-    Ok(Reason {
+    Ok(views)
+}
+
+fn reason(snapshot: &Snapshot, layer: &Layer, views: &[(&View, HeldBy)]) -> Reason {
+    let named_by = snapshot.named_by(layer);
+    let named = snapshot.images.iter().filter(|i| named_by.contains(&i.id));
+    let images = named
+        .map(|i| NamedBy {
+            id: i.id.clone(),
+            tags: i.tags.iter().map(ToString::to_string).collect(),
+        })
+        .collect();
+    let held_by = views.iter().filter(|(v, _)| v.pins.contains(&layer.id));
+    Reason {
         chain_id: snapshot.chain_of(layer).clone(),
         diff_id: layer.diff.clone(),
         bytes: layer.bytes,
         state: snapshot.layer_state(layer),
         images,
-        views,
-    })
+        views: held_by.map(|(_, held_by)| held_by.clone()).collect(),
+    }
 }
 
 impl From<Holder> for Process {

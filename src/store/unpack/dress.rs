@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::error::{SET_OWNER, Trouble, refused, with};
 use super::name;
 use crate::model::tar::{Entry, Kind, Time, shown};
-use crate::sys::in_root::set_xattr_at;
+use crate::sys::dirfd::set_xattr_at;
 
 /// Left to the end, see [`later`](super::later).
 pub(super) const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";

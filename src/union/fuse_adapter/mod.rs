@@ -14,17 +14,17 @@ use std::time::{Duration, SystemTime};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileAttr, FileHandle, Filesystem, FopenFlags, Generation,
     INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyData, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
+use rustix::fs::XattrFlags;
 
 use super::attr::{Kind, SetAttr};
 use super::create::What;
 use super::error::{Error, Result};
 use super::fs::{Entry, Union};
 use super::rename::RenameHow;
-use super::xattr::XattrSet;
-use convert::{DOT, NOTHING, caller, errno, file_attr, file_type, new_entry, open_flags, set_time};
+use convert::{DOT, NOTHING, caller, errno, file_attr, new_entry, open_flags, set_time};
 
 /// How long the kernel may believe what it was told: the view is the only way in, and what changes
 /// on its own is reported (`Union::notify_stale`).
@@ -32,10 +32,6 @@ const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 const GENERATION: Generation = Generation(0);
 /// The largest write in one request; also what a thread keeps in its cache while it handles it.
 const MAX_WRITE: u32 = 1 << 20;
-const XATTR_CREATE: i32 = 1;
-const XATTR_REPLACE: i32 = 2;
-const SEEK_DATA: i32 = 3;
-const SEEK_HOLE: i32 = 4;
 
 /// A union that answers FUSE requests.
 #[derive(Debug)]
@@ -85,7 +81,8 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_DONT_MASK,
             InitFlags::FUSE_POSIX_ACL,
             InitFlags::FUSE_PARALLEL_DIROPS,
-            // Listings with the true numbers, and without a lookup for each entry.
+            // Listings with the true numbers, and without a lookup for each entry. Without
+            // READDIRPLUS_AUTO the kernel never asks for a plain one.
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_ASYNC_DIO,
@@ -293,9 +290,8 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let mut buffer = vec![0; size as usize];
-        match self.union.read(fh.0, offset, &mut buffer) {
-            Ok(len) => reply.data(&buffer[..len]),
+        match self.union.read(fh.0, offset, size as usize) {
+            Ok(data) => reply.data(&data),
             Err(e) => reply.error(errno(e)),
         }
     }
@@ -356,34 +352,6 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn readdir(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectory,
-    ) {
-        let listing = match self.union.listing(fh.0, offset == 0) {
-            Ok(listing) => listing,
-            Err(e) => return reply.error(errno(e)),
-        };
-        let from = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (at, item) in listing.iter().enumerate().skip(from) {
-            let ino = match self.number(fh, item) {
-                Ok(Some(ino)) => ino,
-                Ok(None) => continue,
-                Err(e) if at == from => return reply.error(errno(e)),
-                Err(_) => break,
-            };
-            let name = OsStr::from_bytes(&item.name);
-            if reply.add(INodeNo(ino), at as u64 + 1, file_type(item.kind), name) {
-                break;
-            }
-        }
-        reply.ok();
-    }
-
     fn readdirplus(
         &self,
         _request: &Request,
@@ -397,6 +365,7 @@ impl Filesystem for Adapter {
             Err(e) => return reply.error(errno(e)),
         };
         let from = usize::try_from(offset).unwrap_or(usize::MAX);
+        let mut is_empty = true;
         for (at, item) in listing.iter().enumerate().skip(from) {
             let next = at as u64 + 1;
             let name = OsStr::from_bytes(&item.name);
@@ -416,19 +385,22 @@ impl Filesystem for Adapter {
                 ) {
                     break;
                 }
+                is_empty = false;
                 continue;
             }
             let Entry { node, attr } = match self.union.listed(fh.0, item) {
                 Ok(Some(entry)) => entry,
                 Ok(None) => continue,
-                // An error is told when it is the first to be told, else at the next request.
-                Err(e) if at == from => return reply.error(errno(e)),
+                // Told when there is nothing else to tell, else at the next request: a reply
+                // without entries is the end of the directory.
+                Err(e) if is_empty => return reply.error(errno(e)),
                 Err(_) => break,
             };
             let attr = file_attr(&attr);
             if reply.add(attr.ino, next, name, &FOREVER, &attr, GENERATION) {
                 break;
             }
+            is_empty = false;
             node.leave_to_kernel();
         }
         reply.ok();
@@ -475,14 +447,10 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let how = match flags {
-            XATTR_CREATE => XattrSet::Create,
-            XATTR_REPLACE => XattrSet::Replace,
-            _ => XattrSet::CreateOrReplace,
-        };
+        let flags = XattrFlags::from_bits_retain(flags as u32);
         reply_empty(
             reply,
-            self.union.setxattr(ino.0, name.as_bytes(), value, how),
+            self.union.setxattr(ino.0, name.as_bytes(), value, flags),
         );
     }
 
@@ -524,8 +492,8 @@ impl Filesystem for Adapter {
         reply: ReplyLseek,
     ) {
         let found = match (u64::try_from(offset), whence) {
-            (Ok(offset), SEEK_DATA) => self.union.seek(fh.0, offset, false),
-            (Ok(offset), SEEK_HOLE) => self.union.seek(fh.0, offset, true),
+            (Ok(offset), libc::SEEK_DATA) => self.union.seek(fh.0, offset, false),
+            (Ok(offset), libc::SEEK_HOLE) => self.union.seek(fh.0, offset, true),
             // The kernel knows the others itself.
             _ => Err(Error::Invalid),
         };
@@ -557,15 +525,5 @@ impl Filesystem for Adapter {
             Ok(copied) => reply.written(copied as u32),
             Err(e) => reply.error(errno(e)),
         }
-    }
-}
-
-impl Adapter {
-    /// The number of an entry of a listing.
-    fn number(&self, fh: FileHandle, item: &super::directory::DirItem) -> Result<Option<u64>> {
-        if item.ino != 0 {
-            return Ok(Some(item.ino));
-        }
-        Ok(self.union.listed(fh.0, item)?.map(|entry| entry.attr.ino))
     }
 }

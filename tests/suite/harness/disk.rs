@@ -19,11 +19,20 @@ impl LoopFs {
     /// A fresh, empty one of this size.
     #[track_caller]
     pub fn new(mib: u64) -> LoopFs {
-        LoopFs::try_new(mib, image_dir()).unwrap_or_else(|why| panic!("loop ext4: {why}"))
+        LoopFs::try_new(mib, &[]).unwrap_or_else(|why| panic!("loop ext4: {why}"))
     }
 
-    fn try_new(mib: u64, below: PathBuf) -> Result<LoopFs, String> {
+    /// As `new`, with blocks of as many bytes; an inode has no more room than one of them for its
+    /// extended attributes.
+    #[track_caller]
+    pub fn with_blocks_of(bytes: u32, mib: u64) -> LoopFs {
+        let size = format!("-b{bytes}");
+        LoopFs::try_new(mib, &[&size]).unwrap_or_else(|why| panic!("loop ext4: {why}"))
+    }
+
+    fn try_new(mib: u64, more_options: &[&str]) -> Result<LoopFs, String> {
         let step = |e: std::io::Error| e.to_string();
+        let below = image_dir();
         std::fs::create_dir_all(&below).map_err(step)?;
         let dir = tempfile::Builder::new()
             .prefix("disk-")
@@ -35,12 +44,16 @@ impl LoopFs {
         let disk = LoopFs { dir };
         std::fs::create_dir(disk.path()).map_err(step)?;
         // No reserved blocks and no lazy initialisation: the counters move by what the test does.
-        let options = "-Elazy_itable_init=0,lazy_journal_init=0";
-        done(command(
-            "mkfs.ext4",
-            &["-q", "-F", "-m0", options],
-            &[&image],
-        ))?;
+        let options = [
+            &[
+                "-q",
+                "-F",
+                "-m0",
+                "-Elazy_itable_init=0,lazy_journal_init=0",
+            ],
+            more_options,
+        ];
+        done(command("mkfs.ext4", &options.concat(), &[&image]))?;
         disk.mount()?;
         Ok(disk)
     }
@@ -123,40 +136,66 @@ fn command(program: &str, options: &[&str], paths: &[&Path]) -> Command {
 pub fn loop_mount_works() -> bool {
     super::needs::is_root()
         && process::on_path("mkfs.ext4").is_some()
-        && LoopFs::try_new(16, image_dir()).is_ok()
+        && LoopFs::try_new(16, &[]).is_ok()
 }
 
 /// The images of loop filesystems may lie on anything that has room.
 fn image_dir() -> PathBuf {
-    PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+    own(Path::new(env!("CARGO_TARGET_TMPDIR")))
 }
 
-/// Where stores may be put: `LAYERCTL_TEST_DIR`, Cargo's directory for tests, or /var/tmp, whichever
-/// is on a disk; else a loop filesystem that lives as long as the tests run.
+/// What this run of the tests has below a directory: so that nothing of another run is touched when
+/// all that is left of this one is to go.
+fn own(dir: &Path) -> PathBuf {
+    dir.join(format!("suite-{}", std::process::id()))
+}
+
+/// Where stores may be put: in `LAYERCTL_TEST_DIR`, Cargo's directory for tests, or /var/tmp,
+/// whichever is on a disk; else on a loop filesystem that lives as long as the tests run.
 pub fn base_dir() -> Option<&'static Path> {
-    static BASE: OnceLock<Option<PathBuf>> = OnceLock::new();
     BASE.get_or_init(|| {
         let given = std::env::var_os("LAYERCTL_TEST_DIR").map(PathBuf::from);
-        let own = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+        let cargos = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
         let found = given
             .into_iter()
-            .chain([own, "/var/tmp".into()])
-            .find(|dir| std::fs::create_dir_all(dir).is_ok() && is_disk(dir));
-        found.or_else(|| {
-            let disk = LoopFs::try_new(4096, image_dir()).ok()?;
+            .chain([cargos, "/var/tmp".into()])
+            .find(|dir| std::fs::create_dir_all(dir).is_ok() && is_disk(dir))
+            .map(|dir| own(&dir));
+        let base = found.or_else(|| {
+            let disk = LoopFs::try_new(4096, &[]).ok()?;
             let path = disk.path();
             SHARED.lock().expect("not poisoned").replace(disk);
             Some(path)
-        })
+        })?;
+        std::fs::create_dir_all(&base).ok()?;
+        Some(base)
     })
     .as_deref()
 }
 
+/// A directory in `base_dir`, gone when dropped.
+#[track_caller]
+pub fn temp_dir() -> tempfile::TempDir {
+    let base = base_dir().expect("a disk filesystem");
+    tempfile::tempdir_in(base).unwrap_or_else(|e| panic!("{}: {e}", base.display()))
+}
+
+static BASE: OnceLock<Option<PathBuf>> = OnceLock::new();
 static SHARED: Mutex<Option<LoopFs>> = Mutex::new(None);
 
-/// Unmounts what `base_dir` had to mount.
+/// Everywhere where this run of the tests puts anything.
+pub fn places() -> Vec<PathBuf> {
+    let base = BASE.get().cloned().flatten();
+    base.into_iter().chain([image_dir()]).collect()
+}
+
+/// Removes what this run put anywhere, and unmounts what `base_dir` had to mount.
 pub fn release() {
     SHARED.lock().expect("not poisoned").take();
+    for place in places() {
+        // Empty by now, unless a test that failed has left something: what must be seen is kept.
+        std::fs::remove_dir(place).ok();
+    }
 }
 
 /// Overlays cannot hold whiteouts, and memory has no blocks to count.

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
+use layerctl::archive::platform::Platform;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
@@ -264,7 +265,7 @@ impl Archive {
             }
         }
         let config = json!({
-            "architecture": architecture(), "os": "linux", "created": "2024-01-02T03:04:05Z",
+            "architecture": Platform::host().architecture, "os": "linux", "created": "2024-01-02T03:04:05Z",
             "config": {"Labels": {"label": image.label}, "Cmd": ["/bin/sleep", "1000"]},
             "rootfs": {"type": "layers", "diff_ids": diffs},
             "history": diffs.iter().map(|d| json!({
@@ -315,15 +316,6 @@ impl Archive {
     pub fn write(&self, path: &Path) {
         let mut file = File::create(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         file.write_all(&self.bytes()).expect("write an archive");
-    }
-}
-
-/// As OCI and Docker name this machine.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
     }
 }
 

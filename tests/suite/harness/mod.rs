@@ -8,14 +8,19 @@ pub mod disk;
 pub mod image;
 pub mod mapping;
 pub mod needs;
+pub mod overlay;
 pub mod process;
+pub mod random;
 pub mod run;
 pub mod store;
 pub mod tree;
+pub mod watchdog;
 
 pub use disk::LoopFs;
 pub use image::{Archive, Built, Image, Layer};
+pub use overlay::Overlay;
 pub use process::{Sleeper, wait_until};
+pub use random::Random;
 pub use run::Run;
 pub use store::Store;
 
@@ -62,13 +67,10 @@ pub fn number(object: &Value, field: &str) -> u64 {
 
 /// Bytes that no compressor or deduplication shortens, the same for the same seed.
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut random = Random::new(seed);
     let mut bytes = Vec::with_capacity(len + 8);
     while bytes.len() < len {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
+        bytes.extend_from_slice(&random.bits().to_le_bytes());
     }
     bytes.truncate(len);
     bytes

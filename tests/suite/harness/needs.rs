@@ -12,7 +12,7 @@ pub struct Case {
     /// Panics when it fails.
     pub run: fn(),
     /// All of these must be met.
-    pub needs: &'static [Need],
+    pub needs: Vec<Need>,
 }
 
 /// Something that not every machine has.

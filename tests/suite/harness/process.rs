@@ -65,6 +65,25 @@ pub fn users_of(program: &Path, root: &Path) -> Vec<i32> {
         .collect()
 }
 
+/// The children of this process, and theirs.
+pub fn descendants() -> Vec<i32> {
+    let parent_of = |pid: i32| -> Option<i32> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // After the name, which may hold anything: the state, and the parent.
+        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+    };
+    let all: Vec<(i32, Option<i32>)> = pids().into_iter().map(|p| (p, parent_of(p))).collect();
+    let mut found = vec![std::process::id().cast_signed()];
+    let mut at = 0;
+    while at < found.len() {
+        let children = all.iter().filter(|(_, parent)| *parent == Some(found[at]));
+        let children: Vec<i32> = children.map(|(pid, _)| *pid).collect();
+        found.extend(children);
+        at += 1;
+    }
+    found.split_off(1)
+}
+
 /// SIGKILL, and wait till all of it is gone. (A process whose leader is a zombie may still have
 /// threads, and with them its descriptors and locks; a pidfd tells when the last one has ended.)
 #[track_caller]
