@@ -174,7 +174,7 @@ pub fn repair_lets_load_again() {
 /// the command is refused.
 pub fn a_garbled_database_is_found() {
     for (page_of, line) in [
-        ("containers_by_image", "Error: the database: "),
+        ("pins_by_layer", "Error: the database: "),
         ("layers", "Error: "),
     ] {
         let store = Store::new();

@@ -200,7 +200,13 @@ impl Handle for OpenDirectory {
             .collect();
         names.sort();
         assert_eq!(names, [".", "..", "a", "b", "sub"]);
-        let file = rustix::fs::openat(&self.0, "b", OFlags::RDONLY, Mode::empty()).unwrap();
+        let file = rustix::fs::openat(
+            &self.0,
+            "b",
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .unwrap();
         let mut text = String::new();
         File::from(file).read_to_string(&mut text).unwrap();
         assert_eq!(text, "text of b");
@@ -209,7 +215,7 @@ impl Handle for OpenDirectory {
 
 pub fn an_open_directory() {
     outlives_rmi_and_lazy_umount(|view| {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         OpenDirectory(rustix::fs::open(view.join("docs"), flags, Mode::empty()).unwrap())
     });
 }

@@ -195,7 +195,13 @@ pub fn a_move_that_cannot_be_recorded() {
     let mut at: OwnedFd = open_dir(&dirs.layer(0));
     for _ in 0..20 {
         rustix::fs::mkdirat(&at, &name, Mode::RWXU).unwrap();
-        at = rustix::fs::openat(&at, &name, OFlags::DIRECTORY, Mode::empty()).unwrap();
+        at = rustix::fs::openat(
+            &at,
+            &name,
+            OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .unwrap();
     }
     let deep = vec![name; 20].join("/");
     let view = dirs.view();

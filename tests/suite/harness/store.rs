@@ -182,10 +182,14 @@ impl Store {
     /// The one view server that runs.
     #[track_caller]
     pub fn server(&self) -> i32 {
-        match self.servers()[..] {
-            [pid] => pid,
-            ref pids => panic!("one server is expected, not {pids:?}"),
-        }
+        let mut found = Vec::new();
+        // A process that another thread has just started has copies of this one's descriptors until
+        // it runs its own program.
+        wait_until("one server runs", || {
+            found = self.servers();
+            found.len() == 1
+        });
+        found[0]
     }
 
     /// Waits till no view server runs.
