@@ -60,7 +60,12 @@ fn put(pax: &mut Pax, key: &[u8], value: &[u8]) -> Result<(), Reason> {
         [] => Ok(None),
         v => decimal(v).map(Some).ok_or_else(bad),
     };
-    let id = || number().map(|n| n.and_then(|n| i64::try_from(n).ok()));
+    // One too large is no owner at all: the header's, mostly root, must not take its place.
+    let id = || {
+        number()?
+            .map(|n| i64::try_from(n).map_err(|_| bad()))
+            .transpose()
+    };
     if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
         return set_xattr(pax, name.to_vec(), value.to_vec()).ok_or_else(bad);
     }
@@ -240,6 +245,9 @@ mod tests {
             b"12 size=-17\n",
             b"0 a=b\n",
             b"17 SCHILY.xattr.=\n",
+            // 2^64 - 1: no owner, and not the header's either.
+            b"28 uid=18446744073709551615\n",
+            b"28 gid=18446744073709551615\n",
         ] {
             assert!(parse(bad).is_err(), "{}", shown(bad));
         }
