@@ -16,10 +16,12 @@ pub fn size(bytes: u64) -> String {
 /// Go's `%.3g` for values from 0 to 1000: at most three significant digits, no trailing zeros, and
 /// `1e+03` where the rounding leaves that range.
 fn three_digits(value: f64) -> String {
-    let decimals = match value {
-        v if v >= 999.5 => return "1e+03".to_owned(),
-        v if v >= 99.95 => 0,
-        v if v >= 9.995 => 1,
+    // By the exact value, as C and Go round: 9.995 is less than that in binary.
+    let exponent = format!("{value:.2e}");
+    let decimals = match exponent.rsplit_once('e') {
+        Some((_, "3")) => return "1e+03".to_owned(),
+        Some((_, "2")) => 0,
+        Some((_, "1")) => 1,
         _ => 2,
     };
     let text = format!("{value:.decimals$}");
@@ -67,6 +69,7 @@ mod tests {
             (141_234_567, "141MB"),
             (1_020_000_000, "1.02GB"),
             (999_999, "1e+03kB"),
+            (9995, "9.99kB"),
         ] {
             assert_eq!(size(bytes), text, "{bytes}");
         }
