@@ -21,7 +21,7 @@ use crate::store::layout::{open_directory, sync_directory};
 use crate::store::remove_tree::remove_tree;
 use crate::store::staging::{LayerSizes, Staged};
 use crate::store::unpack::{UnpackError, unpack};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, reserve};
 
 /// Why an archive was not loaded.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +115,8 @@ pub fn load(
             }
         }
         let mut named = Vec::new();
+        // The layers may have left no room for the rows.
+        reserve::spend(store.root())?;
         let published = db.write(|tx| {
             let published = publish(tx, store, &images, &configs, &mut staged, &mut named)?;
             sync_names(store, &staged, &named)?;

@@ -52,7 +52,8 @@ pub fn spend(root: &Path) -> Result<(), StoreError> {
 /// Make the reserve if it is missing and there is room.
 pub fn keep(root: &Path) -> Result<(), StoreError> {
     let path = root.join(NAME);
-    match path.exists() || !is_roomy(root)? {
+    // One that a crash or a full disk has left without its blocks is none.
+    match measure_one(&path)? >= SIZE || !is_roomy(root)? {
         true => Ok(()),
         false => make(&path),
     }
@@ -89,11 +90,21 @@ fn make(path: &Path) -> Result<(), StoreError> {
             .open(path)?;
         match fallocate(&file, FallocateFlags::empty(), 0, SIZE) {
             // Without it the store is as good as others.
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSPC) => Ok(()),
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSPC | Errno::DQUOT) => Ok(()),
             Err(e) => Err(e.into()),
         }
     };
-    made().map_err(StoreError::at("create", path))
+    match made() {
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ) =>
+        {
+            Ok(())
+        }
+        other => other.map_err(StoreError::at("create", path)),
+    }
 }
 
 fn give_up(path: &Path) -> Result<(), StoreError> {
@@ -111,6 +122,8 @@ mod tests {
     fn it_is_made_once_and_takes_its_room() {
         let dir = tempfile::tempdir().unwrap();
         keep(dir.path()).unwrap();
+        keep(dir.path()).unwrap();
+        std::fs::write(dir.path().join(NAME), "").unwrap();
         keep(dir.path()).unwrap();
         assert!(measure_one(&dir.path().join(NAME)).unwrap() >= SIZE);
         give_up(&dir.path().join(NAME)).unwrap();

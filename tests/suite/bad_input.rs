@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::harness::store::{LAYERCTL, is_mounted};
+use crate::harness::store::{LAYERCTL, is_mounted, names_in};
 use crate::harness::{Run, Store, noise, number, tree};
 use crate::samples::{app, check_app};
 
@@ -185,6 +185,18 @@ pub fn stores_that_cannot_be() {
     );
     run.refused_saying(&[file.to_str().unwrap()]);
     assert_eq!(fs::read(&file).unwrap(), b"a file");
+    // Somebody's directory, in which `gc` would find orphans.
+    let photos = store.beside("photos");
+    fs::create_dir_all(photos.join("images")).unwrap();
+    fs::write(photos.join("images/precious"), "precious").unwrap();
+    let mut gc = Command::new(LAYERCTL);
+    let run = Run::of(gc.arg("--root").arg(&photos).arg("gc"));
+    run.refused_saying(&[photos.to_str().unwrap(), "store.db"]);
+    assert_eq!(names_in(&photos), ["images"]);
+    assert_eq!(
+        fs::read(photos.join("images/precious")).unwrap(),
+        b"precious"
+    );
     // A database that is none.
     fs::create_dir_all(store.root()).unwrap();
     fs::write(store.root().join("store.db"), noise(10, 9000)).unwrap();
