@@ -5,6 +5,7 @@
 //! The exclusive lock is held from before the first to after the last, so two never delete the
 //! same layer.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::plan::{self, Listing};
@@ -137,8 +138,14 @@ pub fn sweep_orphans(db: &mut Db, store: &Store) -> Result<Swept, ReclaimError> 
         let mut set_aside = Vec::new();
         for orphan in orphans {
             let aside = aside_name(store, &orphan)?;
-            std::fs::rename(&orphan, &aside).map_err(StoreError::at("set aside", &orphan))?;
-            set_aside.push(aside);
+            match std::fs::rename(&orphan, &aside) {
+                Ok(()) => set_aside.push(aside),
+                // Whoever removed its row was deleting it, after the commit.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    aside.parent().map_or(Ok(()), remove_tree)?;
+                }
+                Err(e) => return Err(StoreError::at("set aside", &orphan)(e).into()),
+            }
         }
         Ok(set_aside)
     })?;

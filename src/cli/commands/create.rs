@@ -2,7 +2,7 @@
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::container::lifecycle::{NewContainer, create};
+use crate::container::lifecycle::{LifecycleError, NewContainer, create};
 use crate::image::{config, resolve};
 
 /// Arguments of `create`.
@@ -22,7 +22,13 @@ pub struct Args {
 pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     let snapshot = cx.snapshot()?;
     let image = resolve(&snapshot, &args.image)?.image;
-    let config = config::read(&cx.store, &image.id)?;
+    let config = match config::read(&cx.store, &image.id) {
+        // Removed between the two looks.
+        Err(e) if e.is_not_found() && !cx.db.read(|tx| tx.has_image(&image.id))? => {
+            return Err(LifecycleError::NoSuchImage(args.image).into());
+        }
+        read => read?,
+    };
     let entrypoint = config.config.entrypoint.unwrap_or_default();
     let command = match args.command.is_empty() {
         true => config.config.cmd.unwrap_or_default(),
