@@ -2,10 +2,12 @@
 
 pub mod commands;
 pub mod context;
+pub mod daemon;
 pub mod error;
 pub mod exit_code;
 pub mod interrupt;
 pub mod list;
+pub mod overlay_options;
 pub mod serve;
 pub mod table;
 pub mod time;
@@ -94,6 +96,8 @@ enum Command {
     Fsck(c::fsck::Args),
     /// Show what has happened to images and layers
     Events(c::events::Args),
+    /// Mount a union of any directories, as fuse-overlayfs does
+    Overlay(c::overlay::Args),
     /// Show deferred deletion from beginning to end, on a real image
     Demo(c::demo::Args),
     /// The process behind a mounted view
@@ -103,7 +107,7 @@ enum Command {
 
 /// Parse the arguments; what cannot be understood ends the program with exit code 2.
 pub fn parse() -> Cli {
-    Cli::parse()
+    Cli::parse_from(c::overlay::arguments(std::env::args_os()))
 }
 
 /// Run a command.
@@ -113,6 +117,7 @@ pub fn run(cli: Cli) -> ExitCode {
     log_to_stderr(match &cli.command {
         Command::Serve(_) => Level::INFO,
         Command::Mount(args) if args.foreground => Level::INFO,
+        Command::Overlay(args) => args.level(),
         _ => Level::WARN,
     });
     let exit = match execute(cli) {
@@ -139,6 +144,7 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
     let command = match cli.command {
         // The demonstration has a store of its own.
         Command::Demo(args) => return c::demo::run(args),
+        Command::Overlay(args) => return c::overlay::run(args),
         Command::Serve(args) => return serve::run(args, cli.root.as_deref()),
         command => command,
     };
@@ -164,7 +170,7 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
         Command::Gc(args) => c::gc::run(args, cx),
         Command::Fsck(args) => c::fsck::run(args, cx),
         Command::Events(args) => c::events::run(args, cx),
-        Command::Demo(_) | Command::Serve(_) => Ok(()),
+        Command::Demo(_) | Command::Overlay(_) | Command::Serve(_) => Ok(()),
     };
     // What was printed before an error belongs before it.
     let flushed = cx.flush();

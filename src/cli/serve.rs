@@ -6,13 +6,13 @@
 //! container's log.
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use tracing::{error, info};
 
 use super::context::Context;
+use super::daemon;
 use super::error::CommandError;
 use super::interrupt::on_interrupt;
 use crate::container::lifecycle::LifecycleError;
@@ -28,9 +28,6 @@ use crate::store::lock::Attempt;
 use crate::store::{Store, StoreError};
 use crate::sys::reason;
 use crate::union::{Layers, MountOptions, Mounted, Options, Union, mount};
-
-/// What the server prints when the view can be used.
-pub const READY: &str = "ready";
 
 /// Arguments of the hidden command.
 #[derive(Debug, clap::Args)]
@@ -82,7 +79,7 @@ pub fn run(args: Args, root: Option<&Path>) -> Result<(), CommandError> {
     let result = Context::open(root).and_then(|mut cx| {
         serve(&mut cx, &service, |_| {
             is_ready = true;
-            tell(READY);
+            daemon::is_ready();
             // From here on nobody reads the pipe: what is printed goes to the log as well.
             Ok(rustix::stdio::dup2_stdout(std::io::stderr())?)
         })
@@ -90,19 +87,11 @@ pub fn run(args: Args, root: Option<&Path>) -> Result<(), CommandError> {
     if let Err(CommandError::Message(text)) = &result {
         error!("{text}");
         if !is_ready {
-            tell(text);
+            daemon::is_refused(text);
         }
         return Err(CommandError::Reported);
     }
     result
-}
-
-/// Whoever started the server may have died meanwhile; that is no reason for the view to end.
-fn tell(text: &str) {
-    let mut out = std::io::stdout();
-    if let Err(e) = writeln!(out, "{text}").and_then(|()| out.flush()) {
-        info!("nobody waits for this server: {e}");
-    }
 }
 
 /// Serve a view until it is unmounted and the last handle is closed. `ready` is called when it can
@@ -273,6 +262,7 @@ fn mount_pinned(
         },
         Options {
             volatile: service.volatile,
+            ..Options::default()
         },
     )
     .map_err(at(service, "prepare the view"))?;

@@ -19,6 +19,7 @@ use super::inode_table::{Identity, Name};
 use super::layers::LowerFile;
 use super::lookup::upper_identity;
 use super::node::{DirUpper, Node, Place};
+use super::owner::IdMap;
 use crate::sys::dirfd;
 
 /// How much of a file's data its copy needs.
@@ -57,7 +58,7 @@ impl Union {
                 Place::Upper | Place::Held(_) | Place::Dir(_) => return Ok(()),
             }
         };
-        let stat = rustix::fs::fstat(&*source)?;
+        let stat = self.owned(rustix::fs::fstat(&*source)?);
         if file.nlink > 1 {
             // Before the tree lock: this walks the layer, once.
             self.links_of_layer(file.dir.layer)?;
@@ -73,6 +74,19 @@ impl Union {
             upper.work.discard(&name);
         }
         placed
+    }
+
+    /// Where all that the view shows has one owner, so has what it writes: whoever may write as
+    /// that one alone could not give it to another.
+    fn owned(&self, mut stat: Stat) -> Stat {
+        let owners = &self.options.owners;
+        if let IdMap::All(id) = owners.uids {
+            stat.st_uid = id;
+        }
+        if let IdMap::All(id) = owners.gids {
+            stat.st_gid = id;
+        }
+        stat
     }
 
     /// The copy, in the work directory under `name`.
@@ -271,7 +285,7 @@ impl Union {
     fn make_dir_copy(&self, upper: &Upper, dir: &Arc<Node>) -> Result<Name> {
         let temporary = upper.work.fresh();
         let source = self.path_fd(dir)?;
-        let stat = rustix::fs::fstat(&*source)?;
+        let stat = self.owned(rustix::fs::fstat(&*source)?);
         rustix::fs::mkdirat(&upper.work, &*temporary, Mode::RWXU)?;
         let copied = dirfd::open_dir(&upper.work, &temporary)
             .map_err(Error::from)

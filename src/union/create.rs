@@ -13,6 +13,7 @@ use super::error::{Error, Result};
 use super::fs::{Entry, Union, Upper};
 use super::inode_table::Name;
 use super::lookup::check_name;
+use super::owner::NOBODY;
 use crate::sys::dirfd;
 
 const S_ISGID: u32 = 0o2000;
@@ -69,6 +70,10 @@ impl Union {
     ) -> Result<(Entry, Option<OwnedFd>)> {
         check_name(new.name)?;
         let upper = self.writable()?;
+        let new = &NewEntry {
+            caller: self.owner_on_disk(new.caller),
+            ..*new
+        };
         let what = match what {
             // It would be taken for a whiteout.
             What::Node(Kind::CharDevice, 0) => What::Node(Kind::CharDevice, STORED_NULL_DEVICE),
@@ -86,7 +91,14 @@ impl Union {
         let dir = self.upper_fd(&parent)?;
         // Of what shows nothing, the upper directory can only have a whiteout.
         let over_whiteout = dirfd::stat_at_opt(&*dir, new.name)?.is_some();
-        let made = make_in_work(upper, &dir, new, what)?;
+        let acl = match what {
+            What::Symlink(_) => None,
+            What::File | What::Directory | What::Node(..) if !self.knows_acls() => None,
+            What::File | What::Directory | What::Node(..) => {
+                dirfd::get_xattr_fd(&*dir, DEFAULT_ACL)?
+            }
+        };
+        let made = make_in_work(upper, &dir, new, what, acl)?;
         let opaque = over_whiteout && matches!(what, What::Directory);
         let placed = self.place(upper, &made.name, &dir, new.name, over_whiteout, opaque);
         if placed.is_err() {
@@ -97,6 +109,16 @@ impl Union {
         let attr = self.attr_of(node.node())?;
         let file = matches!(what, What::File).then_some(made.fd);
         Ok((Entry { node, attr }, file))
+    }
+
+    /// Whose something new is on disk. Whoever has no place there makes files of nobody: that a
+    /// file belongs to a stranger is better than that root outside cannot make one.
+    fn owner_on_disk(&self, caller: Caller) -> Caller {
+        let owners = &self.options.owners;
+        Caller {
+            uid: owners.uids.disk(caller.uid).unwrap_or(NOBODY),
+            gid: owners.gids.disk(caller.gid).unwrap_or(NOBODY),
+        }
     }
 
     /// Moves something made in the work directory to a name that shows nothing.
@@ -147,14 +169,17 @@ impl Union {
     }
 }
 
-/// Makes something in the work directory, with owner and mode.
-fn make_in_work(upper: &Upper, dir: &OwnedFd, new: &NewEntry<'_>, what: What<'_>) -> Result<Made> {
+/// Makes something in the work directory, with owner and mode, in place of a directory with that
+/// default ACL.
+fn make_in_work(
+    upper: &Upper,
+    dir: &OwnedFd,
+    new: &NewEntry<'_>,
+    what: What<'_>,
+    acl: Option<Vec<u8>>,
+) -> Result<Made> {
     let work = &upper.work;
     let name = work.fresh();
-    let acl = match what {
-        What::Symlink(_) => None,
-        What::File | What::Directory | What::Node(..) => dirfd::get_xattr_fd(dir, DEFAULT_ACL)?,
-    };
     let has_acl = acl.is_some();
     let made = match acl {
         None => make_node(work, &name, new.mode & !new.umask, what),

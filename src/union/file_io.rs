@@ -178,7 +178,7 @@ impl Union {
                 Err(e) => return Err(e.into()),
             }
         }
-        if handle.sync {
+        if handle.sync && !self.options.no_fsync {
             rustix::fs::fsync(&*file)?;
         }
         if delayed {
@@ -195,6 +195,9 @@ impl Union {
 
     /// Waits until a file's data, and its metadata unless `data_only`, is on disk.
     pub fn fsync(&self, handle: u64, data_only: bool) -> Result<()> {
+        if self.options.no_fsync {
+            return Ok(());
+        }
         let handle = self.handles.file(handle)?;
         let file = self.readable(handle.node.node())?;
         let synced = if data_only {

@@ -205,9 +205,20 @@ impl Union {
         self.upper.as_ref().ok_or(Error::ReadOnly)
     }
 
+    /// Whether the view has access control lists.
+    pub(super) fn knows_acls(&self) -> bool {
+        !self.options.no_acl && !self.options.no_xattrs
+    }
+
     /// What `stat` shows of a node whose `stat` on disk is known.
     pub(super) fn attr_from(&self, node: &Node, stat: &Stat) -> Attr {
         let mut attr = Attr::new(node.ino, stat);
+        let owners = &self.options.owners;
+        attr.uid = owners.uids.shown(attr.uid);
+        attr.gid = owners.gids.shown(attr.gid);
+        if self.options.static_nlink && attr.kind == Kind::Directory {
+            attr.nlink = 1;
+        }
         let state = node.state.lock();
         if let Place::Dir(dir) = &state.place
             && !dir.lowers.is_empty()

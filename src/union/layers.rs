@@ -11,6 +11,7 @@ use rustix::fs::Stat;
 
 use super::error::{Error, Result};
 use super::inode_table::Name;
+use super::owner::Owners;
 
 /// What a view is made of.
 #[derive(Debug)]
@@ -25,11 +26,25 @@ pub struct Layers {
 }
 
 /// How a view behaves.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Do not wait for the disk before a copied-up file takes its name: after a crash it may be
     /// there without its data.
     pub volatile: bool,
+    /// Do nothing when a program asks for its data to be synced.
+    pub no_fsync: bool,
+    /// Refuse to rename directories that have a part in a layer, with `EXDEV`.
+    pub no_redirects: bool,
+    /// Show one link of every directory.
+    pub static_nlink: bool,
+    /// Know no access control lists.
+    pub no_acl: bool,
+    /// Know no extended attributes.
+    pub no_xattrs: bool,
+    /// The directories are not the store's: whiteouts are read in all of their forms.
+    pub plain: bool,
+    /// Whose the files are.
+    pub owners: Owners,
 }
 
 /// The extended attributes that are the union's own, in one namespace.

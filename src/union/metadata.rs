@@ -1,12 +1,14 @@
 //! Attributes: getattr, setattr, readlink, statfs.
 
 use rustix::fs::{StatVfs, Timespec, Timestamps};
+use rustix::io::Errno;
 
 use super::attr::{Attr, Kind, SetAttr, SetTime};
 use super::copy_up::Content;
 use super::error::{Error, Result};
 use super::fs::Union;
 use super::inode_table::ROOT;
+use super::owner::IdMap;
 use crate::sys::dirfd;
 
 impl Union {
@@ -42,7 +44,10 @@ impl Union {
         }
         let fd = self.path_fd(&node)?;
         if set.uid.is_some() || set.gid.is_some() {
-            dirfd::chown_fd(&*fd, set.uid, set.gid)?;
+            let owners = &self.options.owners;
+            let uid = on_disk(&owners.uids, set.uid)?;
+            let gid = on_disk(&owners.gids, set.gid)?;
+            dirfd::chown_fd(&*fd, uid, gid)?;
         }
         // After the owner, whose change clears the set-ID bits: the kernel has said which remain.
         if let Some(mode) = set.mode {
@@ -77,6 +82,16 @@ impl Union {
         let _tree = self.tree.read();
         let root = self.path_fd(&self.node(ROOT)?)?;
         Ok(rustix::fs::fstatvfs(&*root)?)
+    }
+}
+
+/// The ID to write for one that is to be shown. One that has no place on disk is refused as the
+/// kernel does it on an ID-mapped mount.
+fn on_disk(map: &IdMap, shown: Option<u32>) -> Result<Option<u32>> {
+    match shown.map(|id| map.disk(id)) {
+        None => Ok(None),
+        Some(Some(id)) => Ok(Some(id)),
+        Some(None) => Err(Error::Sys(Errno::OVERFLOW)),
     }
 }
 

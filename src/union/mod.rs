@@ -35,6 +35,7 @@ mod lookup;
 mod merge;
 mod metadata;
 mod node;
+mod owner;
 mod remove;
 mod rename;
 mod rename_plan;
@@ -50,6 +51,7 @@ pub use error::{Error, Result};
 pub use fs::{Entry, Union};
 pub use layers::{Layers, Options};
 pub use node::NodeRef;
+pub use owner::{IdMap, IdRange, Owners, Permissions};
 pub use rename::RenameHow;
 pub use session::{MountOptions, Mounted, mount};
 

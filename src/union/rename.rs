@@ -287,6 +287,9 @@ impl Union {
         let Some(dir) = place.node.and_then(|node| node.dir()) else {
             return Err(Error::NotADirectory);
         };
+        if self.options.no_redirects {
+            return Err(Error::NoRedirect);
+        }
         self.mark_redirects()?;
         let fd = dirfd::open_dir(&*place.dir, place.name)?;
         let value = dir.lower_path.to_redirect();

@@ -30,6 +30,16 @@ pub struct MountOptions {
     pub threads: usize,
     /// Whether other users may use the mount. Always for root.
     pub allow_other: bool,
+    /// Devices cannot be opened. Always for others than root.
+    pub no_dev: bool,
+    /// Set-user-ID bits and capabilities of files have no effect. Always for others than root.
+    pub no_suid: bool,
+    /// Programs cannot be run.
+    pub no_exec: bool,
+    /// Reading leaves access times alone.
+    pub no_atime: bool,
+    /// SELinux contexts, as the kernel's option list takes them (`context="…"`).
+    pub contexts: Vec<String>,
 }
 
 impl Default for MountOptions {
@@ -39,6 +49,11 @@ impl Default for MountOptions {
             read_only: false,
             threads: 0,
             allow_other: false,
+            no_dev: false,
+            no_suid: false,
+            no_exec: false,
+            no_atime: false,
+            contexts: Vec::new(),
         }
     }
 }
@@ -148,7 +163,12 @@ fn mount_anyhow(
         "fsname={},subtype=layerctl,default_permissions",
         options.fs_name
     );
-    for (set, option) in [(allow_other, ",allow_other"), (read_only, ",ro")] {
+    for (set, option) in [
+        (allow_other, ",allow_other"),
+        (options.no_exec, ",noexec"),
+        (options.no_atime, ",noatime"),
+        (read_only, ",ro"),
+    ] {
         if set {
             list.push_str(option);
         }
@@ -182,11 +202,14 @@ fn mount_device(
     let stat = rustix::fs::stat(mount_point)
         .map_err(|e| with_context(e.into(), &format!("cannot use mount point {at}")))?;
     let mut flags = MsFlags::empty();
-    if !root {
-        flags |= MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
-    }
-    if read_only {
-        flags |= MsFlags::MS_RDONLY;
+    for (set, flag) in [
+        (options.no_dev || !root, MsFlags::MS_NODEV),
+        (options.no_suid || !root, MsFlags::MS_NOSUID),
+        (options.no_exec, MsFlags::MS_NOEXEC),
+        (options.no_atime, MsFlags::MS_NOATIME),
+        (read_only, MsFlags::MS_RDONLY),
+    ] {
+        flags.set(flag, set);
     }
     let mut data = format!(
         "fd={},rootmode={:o},user_id={},group_id={},default_permissions",
@@ -197,6 +220,10 @@ fn mount_device(
     );
     if allow_other {
         data.push_str(",allow_other");
+    }
+    for context in &options.contexts {
+        data.push(',');
+        data.push_str(context);
     }
     // The subtype is part of the type's name: no helper in /sbin is asked.
     let (source, data) = (options.fs_name.as_str(), data.as_str());

@@ -13,8 +13,18 @@ use super::layers::is_private_xattr;
 use crate::sys::dirfd;
 
 impl Union {
+    /// Whether the view has attributes of this name, unless it is told to know none.
+    fn check_xattr(&self, name: &[u8]) -> Result<()> {
+        let is_acl = name.starts_with(b"system.posix_acl_");
+        match self.options.no_xattrs || (is_acl && !self.knows_acls()) {
+            true => Err(Error::NotSupported),
+            false => Ok(()),
+        }
+    }
+
     /// The value of an attribute.
     pub fn getxattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>> {
+        self.check_xattr(name)?;
         if is_private_xattr(name) {
             return Err(Error::NoAttribute);
         }
@@ -35,7 +45,7 @@ impl Union {
         let fd = self.path_fd(&node)?;
         let mut list = Vec::new();
         for name in dirfd::list_xattrs_fd(&*fd)? {
-            if !is_private_xattr(&name) {
+            if !is_private_xattr(&name) && self.check_xattr(&name).is_ok() {
                 list.extend_from_slice(&name);
                 list.push(0);
             }
@@ -46,6 +56,7 @@ impl Union {
     /// Sets an attribute, with the flags of `setxattr(2)`; the copy-up comes first.
     pub fn setxattr(&self, ino: u64, name: &[u8], value: &[u8], flags: XattrFlags) -> Result<()> {
         self.writable()?;
+        self.check_xattr(name)?;
         if is_private_xattr(name) {
             return Err(Error::Reserved);
         }

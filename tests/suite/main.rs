@@ -30,6 +30,7 @@ mod interrupts;
 mod listing;
 mod load;
 mod namespaces;
+mod overlay;
 mod places;
 mod power;
 mod random;
@@ -210,6 +211,12 @@ fn cases() -> Vec<Case> {
             relative_and_linked_roots, views_at_odd_places, a_view_behind_a_link,
             a_mount_inside_a_view, a_view_bound_to_a_second_place,
         }),
+        cases!(VIEW => overlay::{
+            mounts_and_changes, read_only_without_upper, by_other_names, what_is_refused,
+            nothing_of_the_caller_is_kept, signals, a_killed_server, one_server_a_work_directory,
+            owners_are_mapped, options_of_the_view,
+        }),
+        cases!([UNSHARE_VIEW, &[Need::Overlay]].concat() => overlay::{by_mount}),
         cases!(STORE_ON_DISK => power::{
             a_finished_load_is_on_disk, a_finished_removal_is_on_disk, loads_cut_short,
         }),

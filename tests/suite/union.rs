@@ -127,7 +127,14 @@ pub fn no_copy_up_without_the_attributes() {
         ..dirs.open()
     };
     let view = View {
-        union: Union::new(layers, Options { volatile: true }).unwrap(),
+        union: Union::new(
+            layers,
+            Options {
+                volatile: true,
+                ..Options::default()
+            },
+        )
+        .unwrap(),
     };
     let failed = Err(Error::Sys(Errno::NOSPC));
     assert_eq!(view.write("file", 0, b"C"), failed);
@@ -439,7 +446,14 @@ pub fn a_dead_layer_is_not_an_empty_one() {
     let mut layers = dirs.open();
     layers.lowers.push(open_dir(&below));
     let view = View {
-        union: Union::new(layers, Options { volatile: true }).unwrap(),
+        union: Union::new(
+            layers,
+            Options {
+                volatile: true,
+                ..Options::default()
+            },
+        )
+        .unwrap(),
     };
     // Not through the view: the kernel would remember that the lower layer has none of that name.
     put(&dirs.upper(), "made", "m");

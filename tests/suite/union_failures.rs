@@ -139,7 +139,14 @@ pub fn truncation_copies_no_data() {
         upper: Some(open_dir(&small.path().join("upper"))),
         work: Some(open_dir(&small.path().join("work"))),
     };
-    let union = Union::new(layers, Options { volatile: true }).unwrap();
+    let union = Union::new(
+        layers,
+        Options {
+            volatile: true,
+            ..Options::default()
+        },
+    )
+    .unwrap();
     let view = View { union };
     let empty = SetAttr {
         size: Some(0),

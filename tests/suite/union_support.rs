@@ -64,7 +64,14 @@ impl Dirs {
 
     pub fn view(&self) -> View {
         View {
-            union: Union::new(self.open(), Options { volatile: true }).unwrap(),
+            union: Union::new(
+                self.open(),
+                Options {
+                    volatile: true,
+                    ..Options::default()
+                },
+            )
+            .unwrap(),
         }
     }
 }

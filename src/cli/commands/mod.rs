@@ -12,6 +12,7 @@ pub mod inspect;
 pub mod layers;
 pub mod load;
 pub mod mount;
+pub mod overlay;
 pub mod prune;
 pub mod ps;
 pub mod rm;

@@ -1,12 +1,12 @@
 //! `mount`: serve a container's view, and print where.
 
 use std::fs::OpenOptions;
-use std::io::{ErrorKind, Read as _};
+use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use crate::cli::context::Context;
+use crate::cli::daemon::{self, Started};
 use crate::cli::error::CommandError;
 use crate::cli::serve::{self, Service};
 use crate::container::find;
@@ -14,7 +14,6 @@ use crate::container::lifecycle::LifecycleError;
 use crate::container::view::{self, mounts_of};
 use crate::model::ContainerId;
 use crate::store::StoreError;
-use crate::sys::descriptors::close_all_on_exec;
 use crate::sys::mounts::mount_at;
 use crate::sys::reason;
 
@@ -144,41 +143,19 @@ pub fn spawn(cx: &mut Context, service: &Service) -> Result<(), CommandError> {
         .mode(0o600)
         .open(&log)
         .map_err(StoreError::at("open", &log))?;
-    // The server must not keep the pipes of whoever called us: they would never see their end.
-    close_all_on_exec()?;
-    // By its name, so that ps shows it; by the kernel's link if it was replaced meanwhile.
-    let program = std::env::current_exe().ok().filter(|path| path.exists());
-    let mut command = Command::new(program.unwrap_or_else(|| "/proc/self/exe".into()));
+    let mut command = daemon::this_program();
     command
         .arg("--root")
         .arg(cx.store.root())
         .args(serve::arguments(service));
     // What it says before it is ready comes through the pipe, the rest goes to the log.
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(log_file)
-        .current_dir("/");
-    let mut server = command
-        .spawn()
-        .map_err(|e| CommandError::new(format!("cannot start the server: {e}")))?;
-    let mut answer = String::new();
-    if let Some(mut pipe) = server.stdout.take() {
-        pipe.read_to_string(&mut answer)?;
-    }
-    match answer.trim_end() {
-        serve::READY => Ok(()),
-        "" => {
-            let status = server.wait()?;
-            Err(CommandError::new(format!(
-                "the view's server ended before the view was ready ({status}); its log is {}",
-                log.display()
-            )))
-        }
-        refusal => {
-            server.wait()?;
-            Err(CommandError::new(refusal))
-        }
+    match daemon::start(command.stderr(log_file).current_dir("/"))? {
+        Started::Ready => Ok(()),
+        Started::Refused(why) => Err(CommandError::new(why)),
+        Started::Ended(status) => Err(CommandError::new(format!(
+            "the view's server ended before the view was ready ({status}); its log is {}",
+            log.display()
+        ))),
     }
 }
 

@@ -88,6 +88,9 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_ASYNC_DIO,
         ];
         for flag in wanted {
+            if flag == InitFlags::FUSE_POSIX_ACL && !self.union.knows_acls() {
+                continue;
+            }
             if let Err(missing) = config.add_capabilities(flag) {
                 tracing::debug!("the kernel does not offer {missing:?}");
             }

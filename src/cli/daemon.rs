@@ -1,0 +1,74 @@
+//! A server that outlives the command that starts it.
+//!
+//! The command runs the same program again, in a session of its own and with none of the caller's
+//! descriptors, and reads from its standard output whether it is ready or why it cannot be.
+
+use std::io::{Read as _, Write as _};
+use std::process::{Command, ExitStatus, Stdio};
+
+use tracing::info;
+
+use super::error::CommandError;
+use crate::sys::descriptors::close_all_on_exec;
+
+/// What a server prints when it can be used.
+const READY: &str = "ready";
+
+/// What has become of a server.
+#[derive(Debug)]
+pub enum Started {
+    /// It serves.
+    Ready,
+    /// It said why it does not.
+    Refused(String),
+    /// It said nothing.
+    Ended(ExitStatus),
+}
+
+/// This program, to be started once more.
+pub fn this_program() -> Command {
+    // By its name, so that ps shows it; by the kernel's link if it was replaced meanwhile.
+    let program = std::env::current_exe().ok().filter(|path| path.exists());
+    Command::new(program.unwrap_or_else(|| "/proc/self/exe".into()))
+}
+
+/// Starts a server, and waits until it is ready or cannot be. Its standard error is the command's.
+pub fn start(command: &mut Command) -> Result<Started, CommandError> {
+    // The server must not keep the pipes of whoever called us: they would never see their end.
+    close_all_on_exec()?;
+    let mut server = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|e| CommandError::new(format!("cannot start the server: {e}")))?;
+    let mut answer = String::new();
+    if let Some(mut pipe) = server.stdout.take() {
+        pipe.read_to_string(&mut answer)?;
+    }
+    Ok(match answer.trim_end() {
+        READY => Started::Ready,
+        "" => Started::Ended(server.wait()?),
+        refusal => {
+            server.wait()?;
+            Started::Refused(refusal.to_owned())
+        }
+    })
+}
+
+/// In the server: it can be used.
+pub fn is_ready() {
+    tell(READY);
+}
+
+/// In the server: why it cannot be used.
+pub fn is_refused(why: &str) {
+    tell(why);
+}
+
+/// Whoever started the server may have died meanwhile; that is no reason for it to end.
+fn tell(text: &str) {
+    let mut out = std::io::stdout();
+    if let Err(e) = writeln!(out, "{text}").and_then(|()| out.flush()) {
+        info!("nobody waits for this server: {e}");
+    }
+}
