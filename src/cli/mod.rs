@@ -128,8 +128,12 @@ pub fn run(cli: Cli) -> ExitCode {
 }
 
 /// What happens beside a command's own errors, in a line each: what serves a view tells its story,
-/// the others only what went wrong.
+/// the others only what went wrong. `LAYERCTL_LOG` (`debug`, `trace`, …) asks for more.
 fn log_to_stderr(level: Level) {
+    let asked_for = std::env::var("LAYERCTL_LOG").ok();
+    let level = asked_for
+        .and_then(|level| level.parse().ok())
+        .unwrap_or(level);
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)

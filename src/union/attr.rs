@@ -141,7 +141,7 @@ pub enum SetTime {
 }
 
 /// What `chmod`, `chown`, `truncate` and `utimensat` ask to change; `None` leaves as it is.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SetAttr {
     /// Permission bits.
     pub mode: Option<u32>,
@@ -164,4 +164,12 @@ pub struct Caller {
     pub uid: u32,
     /// File system group ID.
     pub gid: u32,
+}
+
+impl Caller {
+    /// Whether a file keeps its set-ID bits when this caller changes its contents: root's
+    /// CAP_FSETID.
+    pub(super) fn keeps_set_id(self) -> bool {
+        self.uid == 0
+    }
 }

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::attr::Kind;
 use super::copy_data::{copy_data, copy_metadata, times_of};
 use super::error::{Error, Result};
-use super::fs::{Union, Upper};
+use super::fs::{Stale, Union, Upper};
 use super::inode_table::{Identity, Name};
 use super::layers::LowerFile;
 use super::lookup::upper_identity;
@@ -225,7 +225,7 @@ impl Union {
         node.state.lock().place = place;
         self.nodes.table.lock().set_identity(node.ino, identity);
         drop(files);
-        self.stale(node.ino);
+        self.stale(Stale::Attributes(node.ino));
     }
 
     /// Makes sure that a directory, and all above it, is in the upper directory. Needs the tree
@@ -279,7 +279,7 @@ impl Union {
         }
         // The descriptor in the cache, if any, is of the lower one under another number: nothing
         // to forget. Its change time is the copy's now.
-        self.stale(dir.ino);
+        self.stale(Stale::Attributes(dir.ino));
     }
 
     fn make_dir_copy(&self, upper: &Upper, dir: &Arc<Node>) -> Result<Name> {

@@ -13,9 +13,19 @@ use rustix::io::Errno;
 use super::attr::{Caller, Kind};
 use super::copy_up::Content;
 use super::error::{Error, Result};
-use super::fs::Union;
+use super::fs::{Stale, Union};
 use super::node::{Node, NodeRef, Place};
 use crate::sys::dirfd;
+
+/// What is special about a write.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WriteHow {
+    /// It comes from a mapped page, and the kernel has not noted the change of the modification
+    /// time.
+    pub delayed: bool,
+    /// The writer may not leave the set-ID bits in place.
+    pub drops_set_id: bool,
+}
 
 impl Union {
     /// Opens a regular file; for writing, it is copied up. Gives the handle.
@@ -38,7 +48,7 @@ impl Union {
             return Err(e);
         }
         let counted = self.nodes.count(node);
-        Ok(self.handles.add_file(counted, wants_sync(flags)))
+        Ok(self.handles.add(counted, wants_sync(flags)))
     }
 
     /// Makes a file that is counted as open ready for that; `truncates` says for whom to nothing.
@@ -76,7 +86,7 @@ impl Union {
                 files.write = file.map(Arc::new);
             }
         }
-        self.handles.add_file(node, wants_sync(flags))
+        self.handles.add(node, wants_sync(flags))
     }
 
     /// Makes sure that a descriptor of a node's data is open. Needs the tree lock.
@@ -147,7 +157,7 @@ impl Union {
 
     /// Reads up to `size` bytes; fewer only at the end of the file.
     pub fn read(&self, handle: u64, offset: u64, size: usize) -> Result<Vec<u8>> {
-        let handle = self.handles.file(handle)?;
+        let handle = self.handles.get(handle)?;
         let file = self.readable(handle.node.node())?;
         // Not zeroed first: this is the way of every byte that is read.
         let mut buffer = Vec::with_capacity(size);
@@ -163,10 +173,9 @@ impl Union {
     }
 
     /// Writes `data`, and gives how many bytes of it: fewer where the disk got full on the way, as
-    /// `write(2)`. `delayed` says that it comes from a mapped page and that the kernel has not
-    /// noted the change of the modification time.
-    pub fn write(&self, handle: u64, offset: u64, data: &[u8], delayed: bool) -> Result<usize> {
-        let handle = self.handles.file(handle)?;
+    /// `write(2)`.
+    pub fn write(&self, handle: u64, offset: u64, data: &[u8], how: WriteHow) -> Result<usize> {
+        let handle = self.handles.get(handle)?;
         let file = self.writable_file(handle.node.node())?;
         let mut done = 0;
         while done < data.len() {
@@ -178,18 +187,21 @@ impl Union {
                 Err(e) => return Err(e.into()),
             }
         }
+        if how.drops_set_id {
+            drop_set_id(&file)?;
+        }
         if handle.sync && !self.options.no_fsync {
             rustix::fs::fsync(&*file)?;
         }
-        if delayed {
-            self.stale(handle.node.ino);
+        if how.delayed {
+            self.stale(Stale::Attributes(handle.node.ino));
         }
         Ok(done)
     }
 
     /// Closes a handle.
     pub fn release(&self, handle: u64) -> Result<()> {
-        self.handles.remove_file(handle)?.node.close();
+        self.handles.remove(handle)?.node.close();
         Ok(())
     }
 
@@ -198,7 +210,7 @@ impl Union {
         if self.options.no_fsync {
             return Ok(());
         }
-        let handle = self.handles.file(handle)?;
+        let handle = self.handles.get(handle)?;
         let file = self.readable(handle.node.node())?;
         let synced = if data_only {
             rustix::fs::fdatasync(&*file)
@@ -210,7 +222,7 @@ impl Union {
 
     /// `fallocate` with the kernel's mode bits.
     pub fn fallocate(&self, handle: u64, offset: u64, len: u64, mode: u32) -> Result<()> {
-        let handle = self.handles.file(handle)?;
+        let handle = self.handles.get(handle)?;
         let file = self.writable_file(handle.node.node())?;
         let mode = FallocateFlags::from_bits_retain(mode);
         Ok(rustix::fs::fallocate(&*file, mode, offset, len)?)
@@ -218,7 +230,7 @@ impl Union {
 
     /// `lseek` for data (`hole` false) or a hole.
     pub fn seek(&self, handle: u64, offset: u64, hole: bool) -> Result<u64> {
-        let handle = self.handles.file(handle)?;
+        let handle = self.handles.get(handle)?;
         let file = self.readable(handle.node.node())?;
         let whence = if hole {
             SeekFrom::Hole(offset)
@@ -230,8 +242,8 @@ impl Union {
 
     /// Copies between two open files; may copy less than asked.
     pub fn copy_file_range(&self, from: (u64, u64), to: (u64, u64), len: usize) -> Result<usize> {
-        let source = self.handles.file(from.0)?;
-        let target = self.handles.file(to.0)?;
+        let source = self.handles.get(from.0)?;
+        let target = self.handles.get(to.0)?;
         let source = self.readable(source.node.node())?;
         let target = self.writable_file(target.node.node())?;
         let (mut from, mut to) = (from.1, to.1);
@@ -245,13 +257,20 @@ impl Union {
 /// it takes capabilities, the disk's own truncation sees to.)
 fn truncate_at_open(file: &OwnedFd, caller: Caller) -> Result<()> {
     rustix::fs::ftruncate(file, 0)?;
+    match caller.keeps_set_id() {
+        true => Ok(()),
+        false => drop_set_id(file),
+    }
+}
+
+/// Takes the set-user-ID bit off a file, and the set-group-ID bit where the group may execute it.
+pub(super) fn drop_set_id(file: &OwnedFd) -> Result<()> {
     let mode = rustix::fs::fstat(file)?.st_mode as u32;
     let kept = mode & !0o4000 & if mode & 0o010 != 0 { !0o2000 } else { !0 };
-    // Root keeps them (CAP_FSETID), as elsewhere.
-    if caller.uid != 0 && kept != mode {
-        dirfd::chmod_fd(file, kept)?;
+    match kept == mode {
+        true => Ok(()),
+        false => Ok(dirfd::chmod_fd(file, kept)?),
     }
-    Ok(())
 }
 
 fn wants_sync(flags: OFlags) -> bool {

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities};
 
 use super::attr::{Attr, Kind};
+use super::directory::Listings;
 use super::error::{Error, Result};
 use super::fd_cache::FdCache;
 use super::handles::Handles;
@@ -39,9 +40,10 @@ pub struct Union {
     pub(super) tree: RwLock<()>,
     pub(super) nodes: Arc<Nodes>,
     pub(super) handles: Handles,
+    pub(super) listings: Listings,
     pub(super) hard_links: HardLinks,
     next_id: AtomicU64,
-    stale: OnceLock<Sender<Ino>>,
+    stale: OnceLock<Sender<Stale>>,
 }
 
 /// Where changes go.
@@ -49,6 +51,15 @@ pub struct Union {
 pub(super) struct Upper {
     pub(super) root: Arc<OwnedFd>,
     pub(super) work: Work,
+}
+
+/// What the kernel must no longer believe of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stale {
+    /// The attributes: of what has been copied up, or written by a mapped page.
+    Attributes(u64),
+    /// The listing of a directory, whose `..` is another one since it was moved.
+    Listing(u64),
 }
 
 /// A node with what `stat` shows of it.
@@ -124,6 +135,7 @@ impl Union {
             tree: RwLock::new(()),
             nodes: Arc::new(nodes),
             handles: Handles::default(),
+            listings: Listings::default(),
             hard_links: HardLinks::default(),
             next_id,
             stale: OnceLock::new(),
@@ -163,19 +175,18 @@ impl Union {
         self.upper.is_none()
     }
 
-    /// Has the numbers of nodes sent whose attributes change without the kernel asking for it: by
-    /// a copy-up, or by the delayed write of a mapped page. A mount tells the kernel to ask again.
-    /// There is one listener: the first.
-    pub fn notify_stale(&self, sender: Sender<u64>) {
+    /// Has it sent what changes without the kernel asking for it. A mount tells the kernel to ask
+    /// again. There is one listener: the first.
+    pub fn notify_stale(&self, sender: Sender<Stale>) {
         self.stale.get_or_init(|| sender);
     }
 
-    /// The attributes of this node are not what they were when the kernel last asked.
-    pub(super) fn stale(&self, ino: Ino) {
+    /// Something is not what it was when the kernel last asked.
+    pub(super) fn stale(&self, stale: Stale) {
         if let Some(sender) = self.stale.get()
-            && sender.send(ino).is_err()
+            && sender.send(stale).is_err()
         {
-            tracing::debug!("the view has ended: nobody to tell that {ino} has changed");
+            tracing::debug!("the view has ended: nobody to tell of {stale:?}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Open files and directories, by the number that the kernel passes back.
+//! Open files, by the number that the kernel passes back.
 //!
 //! Lock rule: one mutex, a leaf; the handle is taken out as an `Arc` and used without it.
 
@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::directory::DirItem;
 use super::error::{Error, Result};
 use super::node::NodeRef;
 
@@ -16,14 +15,7 @@ use super::node::NodeRef;
 #[derive(Debug, Default)]
 pub(super) struct Handles {
     next: AtomicU64,
-    open: Mutex<HashMap<u64, Handle>>,
-}
-
-/// A handle of either kind.
-#[derive(Debug, Clone)]
-enum Handle {
-    File(Arc<FileHandle>),
-    Dir(Arc<DirHandle>),
+    open: Mutex<HashMap<u64, Arc<FileHandle>>>,
 }
 
 /// An open file.
@@ -35,61 +27,20 @@ pub(super) struct FileHandle {
     pub(super) sync: bool,
 }
 
-/// An open directory.
-#[derive(Debug)]
-pub(super) struct DirHandle {
-    /// The node.
-    pub(super) node: NodeRef,
-    /// The listing, taken when it is read from its beginning.
-    pub(super) listing: Mutex<Option<Arc<Vec<DirItem>>>>,
-}
-
 impl Handles {
-    fn add(&self, handle: Handle) -> u64 {
+    pub(super) fn add(&self, node: NodeRef, sync: bool) -> u64 {
         let number = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let handle = Arc::new(FileHandle { node, sync });
         self.open.lock().insert(number, handle);
         number
     }
 
-    pub(super) fn add_file(&self, node: NodeRef, sync: bool) -> u64 {
-        self.add(Handle::File(Arc::new(FileHandle { node, sync })))
+    pub(super) fn get(&self, number: u64) -> Result<Arc<FileHandle>> {
+        let open = self.open.lock();
+        open.get(&number).cloned().ok_or(Error::BadHandle)
     }
 
-    pub(super) fn add_dir(&self, node: NodeRef) -> u64 {
-        self.add(Handle::Dir(Arc::new(DirHandle {
-            node,
-            listing: Mutex::new(None),
-        })))
-    }
-
-    pub(super) fn file(&self, number: u64) -> Result<Arc<FileHandle>> {
-        match self.open.lock().get(&number) {
-            Some(Handle::File(file)) => Ok(file.clone()),
-            Some(Handle::Dir(_)) | None => Err(Error::BadHandle),
-        }
-    }
-
-    pub(super) fn dir(&self, number: u64) -> Result<Arc<DirHandle>> {
-        match self.open.lock().get(&number) {
-            Some(Handle::Dir(dir)) => Ok(dir.clone()),
-            Some(Handle::File(_)) | None => Err(Error::BadHandle),
-        }
-    }
-
-    pub(super) fn remove_file(&self, number: u64) -> Result<Arc<FileHandle>> {
-        let removed = self.open.lock().remove(&number);
-        match removed {
-            Some(Handle::File(file)) => Ok(file),
-            Some(Handle::Dir(_)) | None => Err(Error::BadHandle),
-        }
-    }
-
-    pub(super) fn remove_dir(&self, number: u64) -> Result<()> {
-        // Dropped after the lock: its node may be forgotten with it.
-        let removed = self.open.lock().remove(&number);
-        match removed {
-            Some(Handle::Dir(_)) => Ok(()),
-            Some(Handle::File(_)) | None => Err(Error::BadHandle),
-        }
+    pub(super) fn remove(&self, number: u64) -> Result<Arc<FileHandle>> {
+        self.open.lock().remove(&number).ok_or(Error::BadHandle)
     }
 }

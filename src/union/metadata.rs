@@ -3,9 +3,10 @@
 use rustix::fs::{StatVfs, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use super::attr::{Attr, Kind, SetAttr, SetTime};
+use super::attr::{Attr, Caller, Kind, SetAttr, SetTime};
 use super::copy_up::Content;
 use super::error::{Error, Result};
+use super::file_io::drop_set_id;
 use super::fs::Union;
 use super::inode_table::ROOT;
 use super::owner::IdMap;
@@ -19,8 +20,11 @@ impl Union {
         self.attr_of(&node)
     }
 
-    /// Changes attributes; the copy-up comes first.
-    pub fn setattr(&self, ino: u64, set: &SetAttr) -> Result<Attr> {
+    /// Changes attributes; the copy-up comes first. A change of nothing is what the kernel asks for
+    /// before it changes a file's contents by another way: it takes the set-ID bits, too, where the
+    /// caller may not leave them. (A change of owner takes them in any case, and a change of the
+    /// contents the capabilities: the disk's own sees to that.)
+    pub fn setattr(&self, ino: u64, set: &SetAttr, caller: Caller) -> Result<Attr> {
         let node = self.node(ino)?;
         self.writable()?;
         if set.size.is_some() {
@@ -36,6 +40,7 @@ impl Union {
         } else {
             Content::All
         };
+        let changes_contents = set.size.is_some() || *set == SetAttr::default();
         self.copy_up(&node, content)?;
         let _tree = self.tree.read();
         if let Some(size) = set.size {
@@ -43,6 +48,9 @@ impl Union {
             rustix::fs::ftruncate(&*file, size)?;
         }
         let fd = self.path_fd(&node)?;
+        if changes_contents && node.kind == Kind::File && !caller.keeps_set_id() {
+            drop_set_id(&fd)?;
+        }
         if set.uid.is_some() || set.gid.is_some() {
             let owners = &self.options.owners;
             let uid = on_disk(&owners.uids, set.uid)?;

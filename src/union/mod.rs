@@ -46,9 +46,10 @@ mod xattr;
 
 pub use attr::{Attr, Caller, Kind, STORED_NULL_DEVICE, SetAttr, SetTime, Time};
 pub use create::{NewEntry, What};
-pub use directory::DirItem;
+pub use directory::{DirItem, Listing};
 pub use error::{Error, Result};
-pub use fs::{Entry, Union};
+pub use file_io::WriteHow;
+pub use fs::{Entry, Stale, Union};
 pub use layers::{Layers, Options};
 pub use node::NodeRef;
 pub use owner::{IdMap, IdRange, Owners, Permissions};

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::attr::Kind;
 use super::copy_up::Content;
 use super::error::{Error, Result};
-use super::fs::{Union, Upper};
+use super::fs::{Stale, Union, Upper};
 use super::inode_table::ROOT;
 use super::layers::{is_dir, is_whiteout};
 use super::lookup::check_name;
@@ -205,6 +205,12 @@ impl Union {
             }
         };
         self.nodes.bury(gone);
+        if moves_dirs && parent.ino != new_parent.ino {
+            self.stale(Stale::Listing(source.ino));
+            if let Some(target) = target.filter(|_| exchange) {
+                self.stale(Stale::Listing(target.ino));
+            }
+        }
         leaving.map_or(Ok(()), |leaving| self.settle(leaving))
     }
 

@@ -10,11 +10,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::mpsc;
 
-use fuser::{Config, Session, SessionACL};
+use fuser::{Config, INodeNo, Session, SessionACL};
 use nix::mount::MsFlags;
 use nix::unistd::{getegid, geteuid};
 
-use super::fs::Union;
+use super::fs::{Stale, Union};
 use super::fuse_adapter::Adapter;
 use crate::sys::mounts::unmount;
 use crate::sys::{fusermount, reason};
@@ -61,7 +61,7 @@ impl Default for MountOptions {
 /// A mounted union. Requests wait until it is served.
 pub struct Mounted {
     session: Session<Adapter>,
-    stale: mpsc::Receiver<u64>,
+    stale: mpsc::Receiver<Stale>,
 }
 
 impl std::fmt::Debug for Mounted {
@@ -121,10 +121,15 @@ impl Mounted {
         let telling = std::thread::Builder::new()
             .name("stale".into())
             .spawn(move || {
-                for ino in stale {
-                    // Attributes alone; ENOENT when the kernel has forgotten the inode meanwhile.
-                    if let Err(e) = notifier.inval_inode(fuser::INodeNo(ino), -1, 0) {
-                        tracing::debug!("inode {ino}: {e}");
+                for what in stale {
+                    let told = match what {
+                        // A negative offset: no page.
+                        Stale::Attributes(ino) => notifier.inval_inode(INodeNo(ino), -1, 0),
+                        Stale::Listing(ino) => notifier.inval_inode(INodeNo(ino), 0, 0),
+                    };
+                    // ENOENT when the kernel has forgotten the inode meanwhile.
+                    if let Err(e) = told {
+                        tracing::debug!("{what:?}: {e}");
                     }
                 }
             })?;

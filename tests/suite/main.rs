@@ -41,6 +41,7 @@ mod samples;
 mod sharing;
 mod syncs;
 mod union;
+mod union_caching;
 mod union_failures;
 mod union_model;
 mod union_mount;
@@ -262,7 +263,14 @@ fn cases() -> Vec<Case> {
             mapped_pages_are_coherent, paths_longer_than_path_max,
         }),
         cases!([VIEW, &[Need::Tool("setfacl")]].concat() => union_mount::{default_acls_and_umask}),
-        cases!([VIEW, &[Need::Tool("setpriv")]].concat() => union_mount::{writing_clears_set_id}),
+        cases!([VIEW, python].concat() => union_caching::{
+            changes_clear_set_id_as_elsewhere,
+        }),
+        cases!(VIEW => union_caching::{
+            listings_are_never_stale, many_readers_of_a_changing_directory,
+            numbers_in_listings_survive_copy_up, the_parent_of_a_moved_directory,
+            names_and_links_are_never_stale, attributes_are_never_stale,
+        }),
         cases!(VIEW => union_mount::{
             an_open_file_outlives_its_names, a_removed_working_directory,
             lazily_detached_and_mounted_over, wide_directories, entries_come_and_go_while_listed,

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use layerctl::union::{
     Error, Kind, Layers, NewEntry, Options, ROOT_INO, RenameHow, SetAttr, SetTime, Time, Union,
-    What,
+    What, WriteHow,
 };
 use rustix::fs::{OFlags, XattrFlags};
 use rustix::io::Errno;
@@ -223,7 +223,9 @@ pub fn an_unlinked_name_and_one_not_looked_up() {
     assert_eq!(view.union.getattr(ino).unwrap().nlink, 1);
     // Found again by its other name: one node, one number.
     assert_eq!(view.attr("b").unwrap().ino, ino);
-    view.union.write(handle, 0, b"C", false).unwrap();
+    view.union
+        .write(handle, 0, b"C", WriteHow::default())
+        .unwrap();
     assert_eq!(view.read("b").unwrap(), b"Content");
     view.link("b", "c").unwrap();
     view.unlink("b").unwrap();
@@ -506,7 +508,7 @@ pub fn nothing_is_left_counted() {
         ..SetAttr::default()
     };
     assert_eq!(
-        view.union.setattr(ino, &times).unwrap().mtime,
+        view.union.setattr(ino, &times, ROOT).unwrap().mtime,
         Time { secs: -5, nanos: 7 }
     );
     // What the kernel holds stays known; what it has given back is not.

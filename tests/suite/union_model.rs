@@ -11,11 +11,13 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use layerctl::union::{Attr, Error, Kind, RenameHow, SetAttr, What};
+use layerctl::union::{Attr, Error, Kind, RenameHow, SetAttr, What, WriteHow};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
+
+use crate::union_support::ROOT;
 
 use super::union_support::{Dirs, Result, View, get_xattr, opaque, whiteout};
 
@@ -560,9 +562,12 @@ impl Both {
                 open.model
                     .write_all_at(&content(*c), u64::from(*o))
                     .unwrap();
-                let written = view
-                    .union
-                    .write(open.handle, u64::from(*o), &content(*c), false);
+                let written = view.union.write(
+                    open.handle,
+                    u64::from(*o),
+                    &content(*c),
+                    WriteHow::default(),
+                );
                 (viewed(written), Ok(()))
             }
             Op::TruncateOpen(i, n) => {
@@ -574,7 +579,7 @@ impl Both {
                     size: Some(u64::from(*n)),
                     ..SetAttr::default()
                 };
-                (viewed(view.union.setattr(open.node, &set)), Ok(()))
+                (viewed(view.union.setattr(open.node, &set, ROOT)), Ok(()))
             }
             Op::ChmodOpen(i, mode) => {
                 let Some(open) = self.open.get(*i) else {
@@ -587,7 +592,7 @@ impl Both {
                     mode: Some(*mode),
                     ..SetAttr::default()
                 };
-                (viewed(view.union.setattr(open.node, &set)), Ok(()))
+                (viewed(view.union.setattr(open.node, &set, ROOT)), Ok(()))
             }
             Op::Close(i) => {
                 if *i < self.open.len() {

@@ -280,37 +280,6 @@ pub fn default_acls_and_umask() {
     );
 }
 
-pub fn writing_clears_set_id() {
-    let dirs = Dirs::new(1);
-    for name in ["written", "truncated", "opened", "chowned"] {
-        put(&dirs.layer(0), name, "content");
-        let path = dirs.layer(0).join(name);
-        std::os::unix::fs::chown(&path, Some(65534), Some(65534)).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o6777)).unwrap();
-    }
-    fs::set_permissions(dirs.temp.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let view = View::new(dirs);
-    run(Command::new("setpriv")
-        .args([
-            "--reuid=65534",
-            "--regid=65534",
-            "--clear-groups",
-            "sh",
-            "-e",
-            "-c",
-        ])
-        .arg("echo x >> written; truncate -s 1 truncated; : > opened; chown 65534 chowned")
-        .current_dir(&view.mnt));
-    for name in ["written", "truncated", "opened", "chowned"] {
-        let mode = fs::metadata(view.path(name)).unwrap().mode() & 0o7777;
-        assert_eq!(mode, 0o777, "{name}");
-        assert_eq!(
-            fs::metadata(view.dirs.upper().join(name)).unwrap().mode() & 0o7777,
-            0o777
-        );
-    }
-}
-
 pub fn read_only() {
     let dirs = rich_layers();
     let mut layers = dirs.open();

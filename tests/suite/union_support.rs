@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use layerctl::union::{
     Attr, Caller, Entry, Error, Layers, NewEntry, Options, ROOT_INO, RenameHow, SetAttr, Union,
-    What,
+    What, WriteHow,
 };
 use rustix::fs::{FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
@@ -182,14 +182,16 @@ impl View {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR;
             self.union.create(&new, flags).map(|(_, handle)| handle)
         })?;
-        let written = self.union.write(handle, 0, content, false)?;
+        let written = self.union.write(handle, 0, content, WriteHow::default())?;
         assert_eq!(written, content.len());
         self.union.release(handle)
     }
 
     pub fn write(&self, path: &str, offset: u64, content: &[u8]) -> Result<()> {
         let handle = self.open(path, OFlags::WRONLY)?;
-        let written = self.union.write(handle, offset, content, false);
+        let written = self
+            .union
+            .write(handle, offset, content, WriteHow::default());
         self.union.release(handle)?;
         assert_eq!(written?, content.len());
         Ok(())
@@ -232,7 +234,7 @@ impl View {
 
     pub fn setattr(&self, path: &str, set: &SetAttr) -> Result<Attr> {
         let entry = self.entry(path)?;
-        self.union.setattr(entry.attr.ino, set)
+        self.union.setattr(entry.attr.ino, set, ROOT)
     }
 
     /// The names in a directory, sorted, without `.` and `..`.
@@ -243,11 +245,10 @@ impl View {
         } else {
             Some(self.entry(path)?)
         };
-        let handle = self.union.opendir(ino)?;
-        let listing = self.union.listing(handle, true)?;
-        self.union.releasedir(handle)?;
+        let listing = self.union.list(ino, 0)?;
         drop(held);
         let mut names: Vec<String> = listing
+            .items()
             .iter()
             .skip(2)
             .map(|item| OsStr::from_bytes(&item.name).to_string_lossy().into_owned())

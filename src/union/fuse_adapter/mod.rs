@@ -4,6 +4,7 @@
 //! of lookups that a reply hands to the kernel. No decision about files is made here.
 
 mod convert;
+mod counts;
 
 use std::ffi::OsStr;
 use std::io;
@@ -12,19 +13,21 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileAttr, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::XattrFlags;
 
 use super::attr::{Kind, SetAttr};
 use super::create::What;
 use super::error::{Error, Result};
+use super::file_io::WriteHow;
 use super::fs::{Entry, Union};
 use super::rename::RenameHow;
 use convert::{DOT, NOTHING, caller, errno, file_attr, new_entry, open_flags, set_time};
+use counts::{Counts, Op};
 
 /// How long the kernel may believe what it was told: the view is the only way in, and what changes
 /// on its own is reported (`Union::notify_stale`).
@@ -37,11 +40,18 @@ const MAX_WRITE: u32 = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Adapter {
     union: Union,
+    counts: Counts,
+    /// Whether the kernel knows no other way than to open directories.
+    opens_dirs: bool,
 }
 
 impl Adapter {
     pub(super) fn new(union: Union) -> Adapter {
-        Adapter { union }
+        Adapter {
+            union,
+            counts: Counts::default(),
+            opens_dirs: false,
+        }
     }
 
     fn reply_entry(&self, reply: ReplyEntry, entry: Result<Entry>) {
@@ -85,6 +95,9 @@ impl Filesystem for Adapter {
             // READDIRPLUS_AUTO the kernel never asks for a plain one.
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_CACHE_SYMLINKS,
+            // Else every write asks for security.capability. What takes the set-ID bits is ours to
+            // do then; see `Union::setattr`.
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
             InitFlags::FUSE_ASYNC_DIO,
         ];
         for flag in wanted {
@@ -98,10 +111,18 @@ impl Filesystem for Adapter {
         if let Err(nearest) = config.set_max_write(MAX_WRITE) {
             tracing::debug!("largest write {nearest}");
         }
+        self.opens_dirs = !config
+            .capabilities()
+            .contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
         Ok(())
     }
 
+    fn destroy(&mut self) {
+        tracing::debug!("requests:{}", self.counts);
+    }
+
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.counts.note(Op::Lookup);
         match self.union.lookup(parent.0, name.as_bytes()) {
             // Number 0: there is no such name, and that is to be remembered.
             Err(Error::NotFound) => reply.entry(&FOREVER, &NOTHING, GENERATION),
@@ -110,10 +131,12 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
+        self.counts.note(Op::Forget);
         self.union.forget(ino.0, count);
     }
 
     fn getattr(&self, _r: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.counts.note(Op::Getattr);
         match self.union.getattr(ino.0) {
             Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
             Err(e) => reply.error(errno(e)),
@@ -122,7 +145,7 @@ impl Filesystem for Adapter {
 
     fn setattr(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -138,6 +161,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        self.counts.note(Op::Setattr);
         let set = SetAttr {
             mode: mode.map(|mode| mode & 0o7777),
             uid,
@@ -146,13 +170,14 @@ impl Filesystem for Adapter {
             atime: atime.map(set_time),
             mtime: mtime.map(set_time),
         };
-        match self.union.setattr(ino.0, &set) {
+        match self.union.setattr(ino.0, &set, caller(request)) {
             Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
             Err(e) => reply.error(errno(e)),
         }
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        self.counts.note(Op::Readlink);
         match self.union.readlink(ino.0) {
             Ok(target) => reply.data(&target),
             Err(e) => reply.error(errno(e)),
@@ -169,6 +194,7 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        self.counts.note(Op::Mknod);
         let what = match Kind::from_mode(mode) {
             Kind::File => What::File,
             kind => What::Node(kind, rdev),
@@ -186,15 +212,18 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
+        self.counts.note(Op::Mkdir);
         let new = new_entry(request, parent, name, mode, umask);
         self.reply_entry(reply, self.union.make(&new, What::Directory));
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.counts.note(Op::Unlink);
         reply_empty(reply, self.union.unlink(parent.0, name.as_bytes()));
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.counts.note(Op::Rmdir);
         reply_empty(reply, self.union.rmdir(parent.0, name.as_bytes()));
     }
 
@@ -206,6 +235,7 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
+        self.counts.note(Op::Symlink);
         let new = new_entry(request, parent, name, 0o777, 0);
         let what = What::Symlink(target.as_os_str().as_bytes());
         self.reply_entry(reply, self.union.make(&new, what));
@@ -221,6 +251,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        self.counts.note(Op::Rename);
         let how = if flags.is_empty() {
             RenameHow::Replace
         } else if flags == RenameFlags::RENAME_NOREPLACE {
@@ -247,6 +278,7 @@ impl Filesystem for Adapter {
         new_name: &OsStr,
         reply: ReplyEntry,
     ) {
+        self.counts.note(Op::Link);
         self.reply_entry(
             reply,
             self.union.link(ino.0, new_parent.0, new_name.as_bytes()),
@@ -254,6 +286,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.counts.note(Op::Open);
         match self.union.open(ino.0, open_flags(flags.0), caller(request)) {
             Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE),
             Err(e) => reply.error(errno(e)),
@@ -270,6 +303,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        self.counts.note(Op::Create);
         let new = new_entry(request, parent, name, mode, umask);
         match self.union.create(&new, open_flags(flags)) {
             Ok((Entry { node, attr }, handle)) => {
@@ -293,6 +327,7 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        self.counts.note(Op::Read);
         match self.union.read(fh.0, offset, size as usize) {
             Ok(data) => reply.data(&data),
             Err(e) => reply.error(errno(e)),
@@ -311,25 +346,20 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let delayed = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        match self.union.write(fh.0, offset, data, delayed) {
+        self.counts.note(Op::Write);
+        let how = WriteHow {
+            delayed: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
+            drops_set_id: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+        };
+        match self.union.write(fh.0, offset, data, how) {
             // No request is larger than MAX_WRITE.
             Ok(written) => reply.written(written as u32),
             Err(e) => reply.error(errno(e)),
         }
     }
 
-    fn flush(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
-        // Nothing is held back here, and locks are the kernel's.
-        reply.ok();
-    }
+    // No FLUSH: nothing is held back here, and locks are the kernel's. Not to implement it spares
+    // every close a round trip.
 
     fn release(
         &self,
@@ -341,57 +371,53 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        self.counts.note(Op::Release);
         reply_empty(reply, self.union.release(fh.0));
     }
 
     fn fsync(&self, _r: &Request, _i: INodeNo, fh: FileHandle, data: bool, reply: ReplyEmpty) {
+        self.counts.note(Op::Fsync);
         reply_empty(reply, self.union.fsync(fh.0, data));
     }
 
-    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.union.opendir(ino.0) {
-            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
-            Err(e) => reply.error(errno(e)),
+    fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.counts.note(Op::Opendir);
+        if self.opens_dirs {
+            let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR;
+            return reply.opened(FileHandle(0), flags);
         }
+        // Not asked again: the kernel opens directories itself, with these same flags.
+        reply.error(Errno::ENOSYS);
     }
 
     fn readdirplus(
         &self,
         _request: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
+        ino: INodeNo,
+        _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let listing = match self.union.listing(fh.0, offset == 0) {
+        self.counts.note(Op::Readdirplus);
+        let listing = match self.union.list(ino.0, offset) {
             Ok(listing) => listing,
             Err(e) => return reply.error(errno(e)),
         };
-        let from = usize::try_from(offset).unwrap_or(usize::MAX);
         let mut is_empty = true;
-        for (at, item) in listing.iter().enumerate().skip(from) {
-            let next = at as u64 + 1;
+        for item in listing.items() {
             let name = OsStr::from_bytes(&item.name);
             if item.ino != 0 {
                 // "." and "..": the kernel takes no count for them, only number and type.
-                let attr = FileAttr {
-                    ino: INodeNo(item.ino),
-                    ..DOT
-                };
-                if reply.add(
-                    INodeNo(item.ino),
-                    next,
-                    name,
-                    &Duration::ZERO,
-                    &attr,
-                    GENERATION,
-                ) {
+                let number = INodeNo(item.ino);
+                let attr = FileAttr { ino: number, ..DOT };
+                let none = Duration::ZERO;
+                if reply.add(number, item.position, name, &none, &attr, GENERATION) {
                     break;
                 }
                 is_empty = false;
                 continue;
             }
-            let Entry { node, attr } = match self.union.listed(fh.0, item) {
+            let Entry { node, attr } = match self.union.listed(ino.0, item) {
                 Ok(Some(entry)) => entry,
                 Ok(None) => continue,
                 // Told when there is nothing else to tell, else at the next request: a reply
@@ -400,7 +426,7 @@ impl Filesystem for Adapter {
                 Err(_) => break,
             };
             let attr = file_attr(&attr);
-            if reply.add(attr.ino, next, name, &FOREVER, &attr, GENERATION) {
+            if reply.add(attr.ino, item.position, name, &FOREVER, &attr, GENERATION) {
                 break;
             }
             is_empty = false;
@@ -409,22 +435,20 @@ impl Filesystem for Adapter {
         reply.ok();
     }
 
-    fn releasedir(
+    fn fsyncdir(
         &self,
         _request: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        _flags: OpenFlags,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _data: bool,
         reply: ReplyEmpty,
     ) {
-        reply_empty(reply, self.union.releasedir(fh.0));
-    }
-
-    fn fsyncdir(&self, _r: &Request, _i: INodeNo, fh: FileHandle, _data: bool, reply: ReplyEmpty) {
-        reply_empty(reply, self.union.fsyncdir(fh.0));
+        self.counts.note(Op::Fsyncdir);
+        reply_empty(reply, self.union.fsyncdir(ino.0));
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        self.counts.note(Op::Statfs);
         match self.union.statfs() {
             Ok(fs) => reply.statfs(
                 fs.f_blocks,
@@ -450,6 +474,7 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        self.counts.note(Op::Setxattr);
         let flags = XattrFlags::from_bits_retain(flags as u32);
         reply_empty(
             reply,
@@ -458,14 +483,17 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, _r: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.counts.note(Op::Getxattr);
         reply_xattr(reply, size, self.union.getxattr(ino.0, name.as_bytes()));
     }
 
     fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.counts.note(Op::Listxattr);
         reply_xattr(reply, size, self.union.listxattr(ino.0));
     }
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.counts.note(Op::Removexattr);
         reply_empty(reply, self.union.removexattr(ino.0, name.as_bytes()));
     }
 
@@ -479,6 +507,7 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        self.counts.note(Op::Fallocate);
         reply_empty(
             reply,
             self.union.fallocate(fh.0, offset, length, mode as u32),
@@ -494,6 +523,7 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
+        self.counts.note(Op::Lseek);
         let found = match (u64::try_from(offset), whence) {
             (Ok(offset), libc::SEEK_DATA) => self.union.seek(fh.0, offset, false),
             (Ok(offset), libc::SEEK_HOLE) => self.union.seek(fh.0, offset, true),
@@ -519,6 +549,7 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        self.counts.note(Op::CopyFileRange);
         // The reply has 32 bits; copying less than asked is allowed.
         let len = usize::try_from(len).unwrap_or(usize::MAX).min(1 << 30);
         match self
