@@ -47,6 +47,18 @@ impl Hex {
         }
         Hex(text.into())
     }
+
+    fn bytes(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        for (nth, digit) in self.0.bytes().enumerate() {
+            let value = match digit {
+                b'0'..=b'9' => digit - b'0',
+                _ => digit - b'a' + 10,
+            };
+            bytes[nth / 2] = bytes[nth / 2] << 4 | value;
+        }
+        bytes
+    }
 }
 
 macro_rules! sha256_id {
@@ -74,6 +86,11 @@ macro_rules! sha256_id {
             /// The 64 hexadecimal digits.
             pub fn hex(&self) -> &str {
                 &self.0.0
+            }
+
+            /// The 32 bytes that the digits stand for.
+            pub fn sha256(&self) -> [u8; 32] {
+                self.0.bytes()
             }
 
             /// The first 12 digits, as listings show them.
@@ -219,6 +236,7 @@ mod tests {
         assert_eq!(id, DiffId::of(b""));
         assert_eq!((id.hex(), id.short()), (hex, "e3b0c44298fc"));
         assert_eq!(id.to_string(), format!("sha256:{hex}"));
+        assert_eq!(DiffId::from_sha256(&id.sha256()), id);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub mod digest;
 pub mod human;
+pub mod index;
 pub mod layer;
 pub mod name;
 pub mod reference;

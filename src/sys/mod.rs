@@ -5,6 +5,7 @@ pub mod descriptors;
 pub mod dirfd;
 pub mod fusermount;
 pub mod in_root;
+pub mod map;
 pub mod mounts;
 pub mod processes;
 pub mod remove_tree;
