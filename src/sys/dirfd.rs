@@ -128,7 +128,20 @@ pub fn ask_xattr_fd(fd: impl AsFd, name: &[u8]) -> Result<Vec<u8>> {
 /// The names of an open inode's extended attributes; none where they are not supported.
 pub fn list_xattrs_fd(fd: impl AsFd) -> Result<Vec<Vec<u8>>> {
     let path = proc_path(&fd);
-    let list = grown(1024, |space| rustix::fs::listxattr(path.as_bytes(), space));
+    xattr_names(grown(1024, |space| {
+        rustix::fs::listxattr(path.as_bytes(), space)
+    }))
+}
+
+/// The names of the extended attributes of the inode at `path`, not following a symlink at its end;
+/// none where they are not supported.
+pub fn list_xattrs(path: &ProcPath<'_>) -> Result<Vec<Vec<u8>>> {
+    xattr_names(grown(1024, |space| {
+        rustix::fs::llistxattr(path.as_bytes(), space)
+    }))
+}
+
+fn xattr_names(list: Result<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
     let list = none_if_absent(list)?.unwrap_or_default();
     let names = list.split(|b| *b == 0).filter(|n| !n.is_empty());
     Ok(names.map(<[u8]>::to_vec).collect())

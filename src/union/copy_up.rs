@@ -16,9 +16,10 @@ use super::copy_data::{copy_data, copy_metadata, times_of};
 use super::error::{Error, Result};
 use super::fs::{Stale, Union, Upper};
 use super::inode_table::{Identity, Name};
-use super::layers::LowerFile;
+use super::layers::{LowerData, LowerFile, LowerPath};
 use super::lookup::upper_identity;
-use super::node::{DirUpper, Node, Place};
+use super::metacopy::Metacopy;
+use super::node::{Data, DirUpper, Node, Place};
 use super::owner::IdMap;
 use crate::sys::dirfd;
 
@@ -29,21 +30,54 @@ pub(super) enum Content {
     All,
     /// None: it is truncated at once.
     None,
+    /// None for now: it stays as it is, and where it is.
+    Metadata,
 }
 
 /// A copy that has no name in the upper directory yet.
 struct Copy {
     /// `O_PATH`.
     location: OwnedFd,
-    /// Of a regular file, open for reading and writing.
-    data: Option<OwnedFd>,
+    /// Of a regular file that has its data, open for reading and writing.
+    file: Option<OwnedFd>,
+    /// Where its data are.
+    data: Data,
+}
+
+/// What a copy is made of.
+struct Source {
+    file: LowerFile,
+    stat: Stat,
+    /// `O_PATH`, of the metadata.
+    location: Arc<OwnedFd>,
+    /// `O_PATH`.
+    data: Arc<OwnedFd>,
+    /// Where the lower layers show it.
+    path: LowerPath,
+}
+
+impl Source {
+    /// What is to be known of a copy of the metadata alone.
+    fn metacopy(&self) -> Metacopy {
+        let data = match &self.file.data {
+            Some(data) => LowerData::clone(data),
+            None => LowerData {
+                file: self.file.clone(),
+                blocks: u64::try_from(self.stat.st_blocks).unwrap_or(0),
+            },
+        };
+        Metacopy {
+            data,
+            path: self.path.clone(),
+        }
+    }
 }
 
 impl Union {
     /// Makes sure that a node can be changed in the upper directory. Takes the tree lock itself.
     pub(super) fn copy_up(&self, node: &Arc<Node>, content: Content) -> Result<()> {
         let upper = self.writable()?;
-        if node.is_upper() {
+        if node.is_upper() && (content == Content::Metadata || node.metacopy().is_none()) {
             return Ok(());
         }
         if node.kind == Kind::Directory {
@@ -51,24 +85,35 @@ impl Union {
             return self.copy_up_dirs(node);
         }
         let _once = node.copy_up.lock();
-        let (file, source) = {
+        let file = match node.place() {
+            Place::Lower(file) => file,
+            Place::Upper(_) | Place::Held(..) => return self.complete(node, content),
+            Place::Dir(_) => return Ok(()),
+        };
+        let source = {
             let _tree = self.tree.read();
-            match node.place() {
-                Place::Lower(file) => (file, self.path_fd(node)?),
-                Place::Upper | Place::Held(_) | Place::Dir(_) => return Ok(()),
+            let location = self.lower_file_fd(&file)?;
+            Source {
+                stat: self.owned(rustix::fs::fstat(&*location)?),
+                data: match file.data {
+                    Some(_) => self.lower_data_fd(&file)?,
+                    None => location.clone(),
+                },
+                location,
+                path: self.lower_path_of(node),
+                file,
             }
         };
-        let stat = self.owned(rustix::fs::fstat(&*source)?);
-        if file.nlink > 1 {
+        if source.file.nlink > 1 {
             // Before the tree lock: this walks the layer, once.
-            self.links_of_layer(file.dir.layer)?;
+            self.links_of_layer(source.file.dir.layer)?;
         }
         let name = upper.work.fresh();
         let placed = self
-            .make_copy(upper, node, &name, &source, &stat, content)
+            .make_copy(upper, node, &name, &source, content)
             .and_then(|copy| {
                 let _tree = self.tree.write();
-                self.put_into_place(upper, node, &file, &name, copy)
+                self.put_into_place(upper, node, &source.file, &name, copy)
             });
         if placed.is_err() {
             upper.work.discard(&name);
@@ -95,28 +140,40 @@ impl Union {
         upper: &Upper,
         node: &Node,
         name: &[u8],
-        source: &OwnedFd,
-        stat: &Stat,
+        source: &Source,
         content: Content,
     ) -> Result<Copy> {
         let work = &upper.work;
+        let stat = &source.stat;
         let mode = Mode::RUSR | Mode::WUSR;
-        let mut data = None;
+        let mut data = Data::Own;
+        let mut opened = None;
         let mut to_sync = None;
         match node.kind {
             Kind::File => {
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
                 let file = rustix::fs::openat(work, name, flags | OFlags::NOFOLLOW, mode)?;
-                let file = data.insert(file);
                 let size = u64::try_from(stat.st_size).unwrap_or(0);
-                if content == Content::All && size > 0 {
-                    let source = dirfd::reopen_noatime(source, OFlags::RDONLY)?;
-                    copy_data(source, &*file, size)?;
-                    to_sync = Some(file).filter(|_| !self.options.volatile);
+                // The names are all known by their path; with several, which one does not matter.
+                let redirect = (stat.st_nlink > 1).then_some(&source.path);
+                if content == Content::Metadata
+                    && size > 0
+                    && self.mark_metacopy(&file, redirect)?
+                {
+                    // Nothing to wait for: file systems keep the order of changes of metadata.
+                    rustix::fs::ftruncate(&file, size)?;
+                    data = Data::Lower(Arc::new(source.metacopy()));
+                } else {
+                    let file = opened.insert(file);
+                    if content != Content::None && size > 0 {
+                        let source = dirfd::reopen_noatime(&*source.data, OFlags::RDONLY)?;
+                        copy_data(source, &*file, size)?;
+                        to_sync = Some(file).filter(|_| !self.options.volatile);
+                    }
                 }
             }
             Kind::Symlink => {
-                let target = rustix::fs::readlinkat(source, "", Vec::new())?;
+                let target = rustix::fs::readlinkat(&*source.location, "", Vec::new())?;
                 rustix::fs::symlinkat(target, work, name)?;
             }
             Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => {
@@ -126,7 +183,7 @@ impl Union {
             Kind::Directory => return Err(Error::IsADirectory),
         }
         let location = dirfd::open_path(work, name)?;
-        copy_metadata(source, stat, &location)?;
+        copy_metadata(&*source.location, stat, &location)?;
         let origin = node.ino.to_string();
         let set = dirfd::set_xattr_fd(
             &location,
@@ -144,7 +201,11 @@ impl Union {
             // The crash that this is for: a name whose data never reached the disk.
             rustix::fs::fsync(file)?;
         }
-        Ok(Copy { location, data })
+        Ok(Copy {
+            location,
+            file: opened,
+            data,
+        })
     }
 
     /// Gives the copy the names of the node. Needs the tree lock exclusively.
@@ -157,11 +218,16 @@ impl Union {
         copy: Copy,
     ) -> Result<()> {
         let work = &upper.work;
-        let Copy { location, data } = copy;
+        let Copy {
+            location,
+            file: opened,
+            data,
+        } = copy;
         if node.is_gone() {
             // Unlinked while open, and changed after that: only the descriptor leads to it.
             rustix::fs::unlinkat(work, temporary, AtFlags::empty())?;
-            self.is_now(node, Place::Held(Arc::new(location)), None, data);
+            let place = Place::Held(Arc::new(location), data);
+            self.is_now(node, place, None, opened);
             return Ok(());
         }
         let identity = upper_identity(&rustix::fs::fstat(&location)?);
@@ -201,11 +267,11 @@ impl Union {
             rustix::fs::unlinkat(work, temporary, AtFlags::empty())?;
         }
         let place = if names.is_empty() {
-            Place::Held(Arc::new(location))
+            Place::Held(Arc::new(location), data)
         } else {
-            Place::Upper
+            Place::Upper(data)
         };
-        self.is_now(node, place, Some(identity), data);
+        self.is_now(node, place, Some(identity), opened);
         Ok(())
     }
 
@@ -215,12 +281,13 @@ impl Union {
         node: &Arc<Node>,
         place: Place,
         identity: Option<Identity>,
-        data: Option<OwnedFd>,
+        file: Option<OwnedFd>,
     ) {
         let mut files = node.files.lock();
-        if files.opens > 0 {
+        // Without its data, these are where they were.
+        if let (Some(file), true) = (file, files.opens > 0) {
             files.read = None;
-            files.write = data.map(Arc::new);
+            files.write = Some(Arc::new(file));
         }
         node.state.lock().place = place;
         self.nodes.table.lock().set_identity(node.ino, identity);

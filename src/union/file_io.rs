@@ -14,7 +14,7 @@ use super::attr::{Caller, Kind};
 use super::copy_up::Content;
 use super::error::{Error, Result};
 use super::fs::{Stale, Union};
-use super::node::{Node, NodeRef, Place};
+use super::node::{Data, Node, NodeRef, Place};
 use crate::sys::dirfd;
 
 /// What is special about a write.
@@ -102,8 +102,8 @@ impl Union {
         if let (false, Some(file)) = (write, &files.read) {
             return Ok(file.clone());
         }
-        let location = self.path_fd(node)?;
         if write {
+            let location = self.path_fd(node)?;
             let file = Arc::new(dirfd::reopen(&*location, OFlags::RDWR)?);
             files.write = Some(file.clone());
             files.read = None;
@@ -111,9 +111,14 @@ impl Union {
         }
         // The access times of layers are left alone.
         let file = match node.place() {
-            Place::Lower(_) => dirfd::reopen_noatime(&*location, OFlags::RDONLY)?,
-            Place::Upper | Place::Held(_) | Place::Dir(_) => {
-                dirfd::reopen(&*location, OFlags::RDONLY)?
+            Place::Lower(file) => {
+                dirfd::reopen_noatime(&*self.lower_data_fd(&file)?, OFlags::RDONLY)?
+            }
+            Place::Upper(Data::Lower(it)) | Place::Held(_, Data::Lower(it)) => {
+                dirfd::reopen_noatime(&*self.data_below(&it)?, OFlags::RDONLY)?
+            }
+            Place::Upper(Data::Own) | Place::Held(_, Data::Own) | Place::Dir(_) => {
+                dirfd::reopen(&*self.path_fd(node)?, OFlags::RDONLY)?
             }
         };
         let file = Arc::new(file);
@@ -211,7 +216,15 @@ impl Union {
             return Ok(());
         }
         let handle = self.handles.get(handle)?;
-        let file = self.readable(handle.node.node())?;
+        let node = handle.node.node();
+        let file = match node.metacopy() {
+            // Its data cannot be lost, but its metadata.
+            Some(_) => {
+                let _tree = self.tree.read();
+                Arc::new(dirfd::reopen(&*self.path_fd(node)?, OFlags::RDONLY)?)
+            }
+            None => self.readable(node)?,
+        };
         let synced = if data_only {
             rustix::fs::fdatasync(&*file)
         } else {

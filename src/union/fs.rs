@@ -22,7 +22,8 @@ use super::handles::Handles;
 use super::hard_links::HardLinks;
 use super::inode_table::{Ino, InodeTable, ROOT};
 use super::layers::{Layers, LowerDir, LowerPath, Options, PrivateXattrs};
-use super::node::{DirPlace, DirUpper, Node, NodeRef, Nodes, Place};
+use super::metacopy::Completing;
+use super::node::{Data, DirPlace, DirUpper, Node, NodeRef, Nodes, Place};
 use super::work::Work;
 use crate::sys::dirfd;
 
@@ -42,6 +43,7 @@ pub struct Union {
     pub(super) handles: Handles,
     pub(super) listings: Listings,
     pub(super) hard_links: HardLinks,
+    pub(super) completing: Completing,
     next_id: AtomicU64,
     stale: OnceLock<Sender<Stale>>,
 }
@@ -137,6 +139,7 @@ impl Union {
             handles: Handles::default(),
             listings: Listings::default(),
             hard_links: HardLinks::default(),
+            completing: Completing::default(),
             next_id,
             stale: OnceLock::new(),
         };
@@ -238,8 +241,20 @@ impl Union {
             // directory is copied up.
             attr.nlink = 1;
         }
+        // The space that its data take, wherever they are.
+        match &state.place {
+            Place::Lower(file) => {
+                if let Some(data) = &file.data {
+                    attr.blocks = data.blocks;
+                }
+            }
+            Place::Upper(Data::Lower(it)) | Place::Held(_, Data::Lower(it)) => {
+                attr.blocks = it.data.blocks;
+            }
+            Place::Upper(Data::Own) | Place::Held(_, Data::Own) | Place::Dir(_) => {}
+        }
         // Of a layer's file, and of a directory on file systems that keep it at 2 or 1.
-        if state.gone && !matches!(state.place, Place::Held(_)) {
+        if state.gone && !matches!(state.place, Place::Held(..)) {
             attr.nlink = 0;
         }
         attr

@@ -54,6 +54,10 @@ pub(crate) struct PrivateXattrs {
     pub(crate) opaque: &'static [u8],
     /// Where a moved directory is to be found in the layers below (overlayfs).
     pub(crate) redirect: &'static [u8],
+    /// Empty, on a file whose data are to be found in the layers below (overlayfs).
+    pub(crate) metacopy: &'static [u8],
+    /// What is to be restored of such a file, while its data are being copied into it.
+    pub(crate) completing: &'static [u8],
     /// The number that a copied-up file had before, in decimal digits.
     pub(crate) origin: &'static [u8],
     /// On the upper root, once any directory has been given a redirect.
@@ -65,6 +69,8 @@ impl PrivateXattrs {
     pub(crate) const TRUSTED: PrivateXattrs = PrivateXattrs {
         opaque: b"trusted.overlay.opaque",
         redirect: b"trusted.overlay.redirect",
+        metacopy: b"trusted.overlay.metacopy",
+        completing: b"trusted.layerctl.completing",
         origin: b"trusted.layerctl.origin",
         redirects: b"trusted.layerctl.redirects",
     };
@@ -72,6 +78,8 @@ impl PrivateXattrs {
     pub(crate) const USER: PrivateXattrs = PrivateXattrs {
         opaque: b"user.overlay.opaque",
         redirect: b"user.overlay.redirect",
+        metacopy: b"user.overlay.metacopy",
+        completing: b"user.layerctl.completing",
         origin: b"user.layerctl.origin",
         redirects: b"user.layerctl.redirects",
     };
@@ -140,6 +148,17 @@ pub(crate) struct LowerFile {
     pub(crate) nlink: u64,
     /// Its inode number in the layer.
     pub(crate) ino: u64,
+    /// Where its data are, if not in it: a layer may have been an upper directory once.
+    pub(crate) data: Option<Arc<LowerData>>,
+}
+
+/// Data in another layer than the metadata.
+#[derive(Debug, Clone)]
+pub(crate) struct LowerData {
+    /// The file that has them.
+    pub(crate) file: LowerFile,
+    /// Their allocated blocks of 512 bytes.
+    pub(crate) blocks: u64,
 }
 
 /// A path below the roots of the lower layers, as a redirect records it.

@@ -3,7 +3,6 @@
 use rustix::fs::AtFlags;
 
 use super::attr::Kind;
-use super::copy_up::Content;
 use super::error::{Error, Result};
 use super::fs::{Entry, Union};
 use super::lookup::check_name;
@@ -18,7 +17,7 @@ impl Union {
         if node.kind == Kind::Directory {
             return Err(Error::Sys(rustix::io::Errno::PERM));
         }
-        self.copy_up(&node, Content::All)?;
+        self.copy_up_to_move(&node)?;
         let _tree = self.tree.write();
         let parent = self.node(new_parent)?;
         if parent.is_gone() || node.is_gone() {

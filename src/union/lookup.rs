@@ -13,17 +13,18 @@ use super::error::{Error, Result};
 use super::fs::{Entry, Union};
 use super::inode_table::{Identity, Name, lower_ino};
 use super::layers::{
-    LowerDir, LowerFile, LowerPath, Redirect, is_dir, is_whiteout, parse_redirect,
+    LowerData, LowerDir, LowerFile, LowerPath, Redirect, is_dir, is_whiteout, parse_redirect,
 };
-use super::node::{DirPlace, DirUpper, Node, NodeRef, Place};
+use super::metacopy::{FileMarks, Metacopy, no_data};
+use super::node::{Data, DirPlace, DirUpper, Node, NodeRef, Place};
 use super::resolve::{Further, Resolver, Seen, Shown};
 use crate::sys::dirfd;
 
 /// What one layer has under a name.
 #[derive(Debug, Clone)]
 pub(super) enum Hit {
-    /// The upper directory.
-    Upper(Stat),
+    /// The upper directory; with the marks of anything but a directory.
+    Upper(Stat, FileMarks),
     /// A layer's directory `dir`, under `name`.
     Lower {
         dir: Arc<LowerDir>,
@@ -129,7 +130,7 @@ impl Union {
                     lower_path: LowerPath::default(),
                 }),
             ),
-            false => (Some(upper_identity(&stat)), Place::Upper),
+            false => (Some(upper_identity(&stat)), Place::Upper(Data::Own)),
         };
         let found = Found {
             identity,
@@ -153,36 +154,50 @@ impl Union {
         let mut further = Further::Look;
         if matches!(dir.upper, DirUpper::Present) {
             let fd = self.upper_fd(parent)?;
-            let stat = dirfd::stat_at_opt(&*fd, name)?;
-            let seen = match &stat {
-                None => Seen::Absent,
-                Some(stat) if is_whiteout(stat) => Seen::Whiteout,
-                Some(stat) if is_dir(stat) => {
-                    let marks = self.marks(&fd, name)?;
-                    match marks.redirect {
-                        Some(Redirect::Absolute(names)) => {
-                            bases = self.lower_roots.clone();
-                            lower_path = LowerPath::default();
-                            path = names;
-                        }
-                        Some(Redirect::Relative(name)) => path = vec![name],
-                        None => {}
+            if let Some(stat) = dirfd::stat_at_opt(&*fd, name)? {
+                let (seen, hit, redirect) = self.seen_in_upper(&fd, name, stat)?;
+                match redirect {
+                    Some(Redirect::Absolute(names)) => {
+                        bases = self.lower_roots.clone();
+                        lower_path = LowerPath::default();
+                        path = names;
                     }
-                    Seen::Dir {
-                        opaque: marks.opaque,
-                    }
+                    Some(Redirect::Relative(name)) => path = vec![name],
+                    None => {}
                 }
-                Some(_) => Seen::File,
-            };
-            if let Some(stat) = stat {
-                further = resolver.add(Hit::Upper(stat), seen);
+                further = resolver.add(hit, seen);
             }
         }
         if further == Further::Look {
             self.search_lowers(&bases, &path, &mut resolver)?;
         }
         let lower_path = path.iter().fold(lower_path, |path, name| path.join(name));
-        self.judge(parent, name, resolver.finish(), lower_path)
+        self.judge(resolver.finish(), lower_path)
+    }
+
+    /// What the upper directory has under a name, and where what is below it is to be found.
+    fn seen_in_upper(
+        &self,
+        dir: &OwnedFd,
+        name: &[u8],
+        stat: Stat,
+    ) -> Result<(Seen, Hit, Option<Redirect>)> {
+        if is_whiteout(&stat) {
+            let hit = Hit::Upper(stat, FileMarks::default());
+            return Ok((Seen::Whiteout, hit, None));
+        }
+        if is_dir(&stat) {
+            let Marks { opaque, redirect } = self.marks(dir, name)?;
+            let hit = Hit::Upper(stat, FileMarks::default());
+            return Ok((Seen::Dir { opaque }, hit, redirect));
+        }
+        let marks = self.file_marks(dir, name)?;
+        let (stat, mut marks) = self.repair(dir, name, stat, marks)?;
+        if !marks.metacopy || Kind::from_mode(stat.st_mode) != Kind::File {
+            return Ok((Seen::File, Hit::Upper(stat, marks), None));
+        }
+        let redirect = marks.redirect.take();
+        Ok((Seen::Metacopy, Hit::Upper(stat, marks), redirect))
     }
 
     /// What the lower layers alone show under a name.
@@ -192,26 +207,26 @@ impl Union {
         Ok(resolver.finish())
     }
 
-    fn judge(
-        &self,
-        parent: &Arc<Node>,
-        name: &[u8],
-        shown: Shown<Hit>,
-        lower_path: LowerPath,
-    ) -> Result<Option<Found>> {
+    fn judge(&self, shown: Shown<Hit>, lower_path: LowerPath) -> Result<Option<Found>> {
+        let (shown, data) = match shown {
+            Shown::Metacopy(file, data) => {
+                let data = lower_data(data).ok_or_else(|| no_data(&lower_path))?;
+                (Shown::File(file), Some(data))
+            }
+            other => (other, None),
+        };
         let found = match shown {
-            Shown::Nothing => return Ok(None),
-            Shown::File(Hit::Upper(stat)) => {
-                let fd = self.upper_fd(parent)?;
-                let path = dirfd::proc_path_of(&*fd, name);
-                let origin = dirfd::get_xattr(&path, self.xattrs.origin)?;
-                let origin = origin
-                    .and_then(|text| String::from_utf8(text).ok())
-                    .and_then(|text| text.parse().ok());
+            Shown::Nothing | Shown::Metacopy(..) => return Ok(None),
+            Shown::File(Hit::Upper(stat, marks)) => {
+                let path = lower_path;
+                let data = match data {
+                    Some(data) => Data::Lower(Arc::new(Metacopy { data, path })),
+                    None => Data::Own,
+                };
                 Found {
                     identity: Some(upper_identity(&stat)),
-                    preferred: origin.unwrap_or(stat.st_ino),
-                    place: Place::Upper,
+                    preferred: marks.origin.unwrap_or(stat.st_ino),
+                    place: Place::Upper(data),
                     stat,
                 }
             }
@@ -227,6 +242,7 @@ impl Union {
                     name,
                     nlink: stat.st_nlink,
                     ino: stat.st_ino,
+                    data: data.map(Arc::new),
                 }),
                 stat,
             },
@@ -236,7 +252,7 @@ impl Union {
                 let mut lowers = Vec::new();
                 for hit in hits {
                     match hit {
-                        Hit::Upper(stat) => upper = Some(stat),
+                        Hit::Upper(stat, _) => upper = Some(stat),
                         Hit::Lower { dir, name, stat } => {
                             first_lower.get_or_insert((dir.layer, stat));
                             lowers.push(dir.child(self.new_id(), &name));
@@ -307,15 +323,17 @@ impl Union {
                     resolver.add(hit(), Seen::Whiteout);
                     return Ok(());
                 }
-                if !is_dir(&stat) {
+                let (seen, redirect, opaque) = if is_dir(&stat) {
+                    let Marks { opaque, redirect } = self.marks(&fd, name)?;
+                    (Seen::Dir { opaque }, redirect, opaque)
+                } else if rest > 0 {
                     // In the middle of a path it hides what is below it, too.
-                    if rest == 0 {
-                        resolver.add(hit(), Seen::File);
-                    }
                     return Ok(());
-                }
-                let marks = self.marks(&fd, name)?;
-                match marks.redirect {
+                } else {
+                    let (seen, redirect) = self.seen_file(&fd, name, &stat)?;
+                    (seen, redirect, false)
+                };
+                match redirect {
                     Some(Redirect::Absolute(names)) => {
                         next_path.splice(..next_path.len() - rest, names);
                         from_the_roots = true;
@@ -327,16 +345,10 @@ impl Union {
                     None => {}
                 }
                 if rest == 0 {
-                    if resolver.add(
-                        hit(),
-                        Seen::Dir {
-                            opaque: marks.opaque,
-                        },
-                    ) == Further::Stop
-                    {
+                    if resolver.add(hit(), seen) == Further::Stop {
                         return Ok(());
                     }
-                } else if marks.opaque {
+                } else if opaque {
                     last_layer = true;
                 }
                 if rest > 0 {
@@ -354,6 +366,25 @@ impl Union {
             path = next_path;
         }
         Ok(())
+    }
+
+    /// What a layer's file is: a layer may have been an upper directory once.
+    fn seen_file(
+        &self,
+        dir: &OwnedFd,
+        name: &[u8],
+        stat: &Stat,
+    ) -> Result<(Seen, Option<Redirect>)> {
+        if Kind::from_mode(stat.st_mode) != Kind::File || stat.st_size == 0 {
+            return Ok((Seen::File, None));
+        }
+        let path = dirfd::proc_path_of(dir, name);
+        if dirfd::get_xattr(&path, self.xattrs.metacopy)?.is_none() {
+            return Ok((Seen::File, None));
+        }
+        let redirect = dirfd::get_xattr(&path, self.xattrs.redirect)?;
+        let redirect = redirect.map(|value| parse_redirect(&value)).transpose()?;
+        Ok((Seen::Metacopy, redirect))
     }
 
     /// The marks of a directory in an open one.
@@ -410,6 +441,12 @@ impl Union {
         Ok(fd)
     }
 
+    /// A descriptor (`O_PATH`) of a layer's file.
+    pub(super) fn lower_file_fd(&self, file: &LowerFile) -> Result<Arc<OwnedFd>> {
+        let dir = self.lower_fd(&file.dir)?;
+        Ok(Arc::new(dirfd::open_path(&*dir, &file.name)?))
+    }
+
     /// A descriptor (`O_PATH`) of a directory's part in the upper directory, which it must have.
     pub(super) fn upper_fd(&self, dir: &Arc<Node>) -> Result<Arc<OwnedFd>> {
         let mut to_open = Vec::new();
@@ -449,12 +486,9 @@ impl Union {
     /// A descriptor (`O_PATH`) of a node, wherever it is; a symlink as itself.
     pub(super) fn path_fd(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>> {
         match node.place() {
-            Place::Held(fd) => Ok(fd),
-            Place::Lower(file) => {
-                let dir = self.lower_fd(&file.dir)?;
-                Ok(Arc::new(dirfd::open_path(&*dir, &file.name)?))
-            }
-            Place::Upper => {
+            Place::Held(fd, _) => Ok(fd),
+            Place::Lower(file) => self.lower_file_fd(&file),
+            Place::Upper(_) => {
                 let (parent, name) = self.first_name(node).ok_or(Error::Stale)?;
                 Ok(Arc::new(dirfd::open_path(
                     &*self.upper_fd(&parent)?,
@@ -475,9 +509,9 @@ impl Union {
     /// What `stat` shows on disk of a node.
     pub(super) fn stat_of(&self, node: &Arc<Node>) -> Result<Stat> {
         let stat = match node.place() {
-            Place::Held(fd) => rustix::fs::fstat(&*fd)?,
+            Place::Held(fd, _) => rustix::fs::fstat(&*fd)?,
             Place::Lower(file) => dirfd::stat_at(&*self.lower_fd(&file.dir)?, &file.name)?,
-            Place::Upper => {
+            Place::Upper(_) => {
                 let (parent, name) = self.first_name(node).ok_or(Error::Stale)?;
                 dirfd::stat_at(&*self.upper_fd(&parent)?, &name)?
             }
@@ -489,6 +523,25 @@ impl Union {
     /// The attributes of a node.
     pub(super) fn attr_of(&self, node: &Arc<Node>) -> Result<super::attr::Attr> {
         Ok(self.attr_from(node, &self.stat_of(node)?))
+    }
+}
+
+/// Where the data of a file are that a layer has no more than the metadata of.
+fn lower_data(hit: Option<Hit>) -> Option<LowerData> {
+    match hit {
+        Some(Hit::Lower { dir, name, stat }) if Kind::from_mode(stat.st_mode) == Kind::File => {
+            Some(LowerData {
+                blocks: u64::try_from(stat.st_blocks).unwrap_or(0),
+                file: LowerFile {
+                    dir,
+                    name,
+                    nlink: stat.st_nlink,
+                    ino: stat.st_ino,
+                    data: None,
+                },
+            })
+        }
+        Some(_) | None => None,
     }
 }
 

@@ -34,14 +34,16 @@ impl Union {
                 _ => return Err(Error::Invalid),
             }
         }
-        // Truncated to nothing: no data to copy.
-        let content = if set.size == Some(0) {
-            Content::None
-        } else {
-            Content::All
+        let content = match set.size {
+            None => Content::Metadata,
+            // Truncated to nothing: no data to copy.
+            Some(0) => Content::None,
+            Some(_) => Content::All,
         };
         let changes_contents = set.size.is_some() || *set == SetAttr::default();
         self.copy_up(&node, content)?;
+        // Completing its data restores what that disturbs: not what is changed here.
+        let _changing = node.copy_up.lock();
         let _tree = self.tree.read();
         if let Some(size) = set.size {
             let file = self.data_fd(&node, true)?;

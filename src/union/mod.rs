@@ -6,11 +6,13 @@
 //! no system call.
 //!
 //! On disk it is overlayfs's form: a whiteout is a character device 0:0, an opaque directory has
-//! `trusted.overlay.opaque=y`, a moved one `trusted.overlay.redirect`; in a user namespace
-//! `user.overlay.…`. Kernel overlayfs (`redirect_dir=on`) shows the same tree of it.
+//! `trusted.overlay.opaque=y`, a moved one `trusted.overlay.redirect`, a file whose metadata alone
+//! have been copied up `trusted.overlay.metacopy`; in a user namespace `user.overlay.…`. Kernel
+//! overlayfs (`redirect_dir=on,metacopy=on`) shows the same tree of it.
 //!
 //! Locks, in the order in which they are taken; `node` says more:
-//! 1. a node's `copy_up` mutex, over the copying of its data; one at a time;
+//! 1. a node's `copy_up` mutex, over the copying of its data and over changes of its metadata (which
+//!    the copying restores); one at a time;
 //! 2. the tree lock: shared by whatever finds things by name, exclusive for whatever changes names
 //!    and for the moment in which a copy-up is put into place; never over the copying of data;
 //! 3. a node's `files`;
@@ -33,6 +35,7 @@ mod layers;
 mod link;
 mod lookup;
 mod merge;
+mod metacopy;
 mod metadata;
 mod node;
 mod owner;

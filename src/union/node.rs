@@ -15,6 +15,7 @@ use super::attr::Kind;
 use super::fd_cache::FdCache;
 use super::inode_table::{Ino, InodeTable};
 use super::layers::{LowerDir, LowerFile, LowerPath};
+use super::metacopy::Metacopy;
 
 /// An inode of the view.
 #[derive(Debug)]
@@ -25,7 +26,7 @@ pub struct Node {
     pub(crate) ino: Ino,
     /// Its type, which never changes.
     pub(crate) kind: Kind,
-    /// Held while its data is copied up, so that it happens once.
+    /// Held while it is copied up, so that it happens once, and while its metadata change.
     pub(crate) copy_up: Mutex<()>,
     /// The descriptors of its data, shared by all handles.
     pub(crate) files: Mutex<OpenFiles>,
@@ -48,12 +49,21 @@ pub(crate) enum Place {
     /// A layer's file, not copied up.
     Lower(LowerFile),
     /// In the upper directory, under the names that the inode table knows.
-    Upper,
+    Upper(Data),
     /// In the upper directory's file system, under no name that is known: reached by this `O_PATH`
     /// descriptor, which also keeps the disk from reusing its number.
-    Held(Arc<OwnedFd>),
+    Held(Arc<OwnedFd>, Data),
     /// A directory.
     Dir(DirPlace),
+}
+
+/// Where the data are of what is in the upper directory.
+#[derive(Debug, Clone)]
+pub(crate) enum Data {
+    /// There. So for all that has none, too.
+    Own,
+    /// In a layer: only the metadata have been copied up.
+    Lower(Arc<Metacopy>),
 }
 
 /// What a directory is merged from.
@@ -111,7 +121,16 @@ impl Node {
     pub(crate) fn dir(&self) -> Option<DirPlace> {
         match &self.state.lock().place {
             Place::Dir(dir) => Some(dir.clone()),
-            Place::Lower(_) | Place::Upper | Place::Held(_) => None,
+            Place::Lower(_) | Place::Upper(_) | Place::Held(..) => None,
+        }
+    }
+
+    /// What has been copied up of it, if no more than its metadata.
+    pub(crate) fn metacopy(&self) -> Option<Arc<Metacopy>> {
+        match &self.state.lock().place {
+            Place::Upper(Data::Lower(it)) | Place::Held(_, Data::Lower(it)) => Some(it.clone()),
+            Place::Upper(Data::Own) | Place::Held(_, Data::Own) => None,
+            Place::Lower(_) | Place::Dir(_) => None,
         }
     }
 
@@ -120,11 +139,11 @@ impl Node {
         self.state.lock().gone
     }
 
-    /// Whether changes to it can be made without a copy-up.
+    /// Whether changes can be made to it, though maybe not to its data, without a copy-up.
     pub(crate) fn is_upper(&self) -> bool {
         match &self.state.lock().place {
             Place::Lower(_) => false,
-            Place::Upper | Place::Held(_) => true,
+            Place::Upper(_) | Place::Held(..) => true,
             Place::Dir(dir) => !matches!(dir.upper, DirUpper::Absent),
         }
     }

@@ -74,7 +74,7 @@ impl Union {
             self.lookup_child_opt(parent, name)?
         };
         match node {
-            Some(node) if node.is_lower_hard_link() => self.copy_up(node.node(), Content::All),
+            Some(node) if node.is_lower_hard_link() => self.copy_up(node.node(), Content::Metadata),
             Some(_) | None => Ok(()),
         }
     }
@@ -102,11 +102,11 @@ impl Union {
     pub(super) fn about_to_leave(&self, node: NodeRef) -> Result<Leaving> {
         let last = self.nodes.table.lock().names(node.ino).len() <= 1;
         let held = match node.place() {
-            Place::Upper if last => Some(self.path_fd(node.node())?),
+            Place::Upper(_) if last => Some(self.path_fd(node.node())?),
             Place::Dir(dir) if matches!(dir.upper, DirUpper::Present) => {
                 Some(self.path_fd(node.node())?)
             }
-            Place::Upper | Place::Held(_) | Place::Lower(_) | Place::Dir(_) => None,
+            Place::Upper(_) | Place::Held(..) | Place::Lower(_) | Place::Dir(_) => None,
         };
         Ok(Leaving { node, held })
     }
@@ -133,15 +133,17 @@ impl Union {
             let mut state = node.state.lock();
             match (&mut state.place, held) {
                 (Place::Dir(dir), Some(fd)) => dir.upper = DirUpper::Removed(fd),
-                (place @ Place::Upper, Some(fd)) => {
+                (place @ Place::Upper(_), Some(fd)) => {
                     // Other names, that nobody has asked for: found again by its identity.
                     unlinked = links == 0;
-                    *place = Place::Held(fd);
+                    if let Place::Upper(data) = place {
+                        *place = Place::Held(fd, data.clone());
+                    }
                 }
-                (Place::Held(fd), _) => {
+                (Place::Held(fd, _), _) => {
                     unlinked = rustix::fs::fstat(&**fd)?.st_nlink == 0;
                 }
-                (Place::Upper | Place::Lower(_) | Place::Dir(_), _) => {}
+                (Place::Upper(_) | Place::Lower(_) | Place::Dir(_), _) => {}
             }
             state.gone = unlinked;
         }

@@ -68,11 +68,15 @@ impl Union {
                 // Two names of one inode: POSIX wants nothing to be done.
                 return Ok(());
             }
-            self.copy_up(source.node(), Content::All)?;
-            if let Some(target) = &target
-                && (how == RenameHow::Exchange || target.is_lower_hard_link())
-            {
-                self.copy_up(target.node(), Content::All)?;
+            self.copy_up_to_move(source.node())?;
+            match &target {
+                Some(target) if how == RenameHow::Exchange => {
+                    self.copy_up_to_move(target.node())?;
+                }
+                Some(target) if target.is_lower_hard_link() => {
+                    self.copy_up(target.node(), Content::Metadata)?;
+                }
+                Some(_) | None => {}
             }
             let _tree = self.tree.write();
             let source_now = self.lookup_child(&parent, name)?;
@@ -298,14 +302,7 @@ impl Union {
         }
         self.mark_redirects()?;
         let fd = dirfd::open_dir(&*place.dir, place.name)?;
-        let value = dir.lower_path.to_redirect();
-        match dirfd::set_xattr_fd(fd, self.xattrs.redirect, &value, XattrFlags::empty()) {
-            // Longer than the file system stores.
-            Err(Errno::NOSPC | Errno::TOOBIG | Errno::RANGE | Errno::OPNOTSUPP) => {
-                Err(Error::NoRedirect)
-            }
-            other => Ok(other?),
-        }
+        self.set_redirect(fd, &dir.lower_path)
     }
 
     /// The kernel renames over an empty directory only, and whiteouts are entries to it.

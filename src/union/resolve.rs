@@ -3,15 +3,15 @@
 //! The layers are told one by one, topmost first; [`Resolver::add`] says when the rest cannot
 //! matter any more, so that the caller looks no further down than it must.
 
-/// What one layer has under a name.
+/// What one layer has under a name, if anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Seen {
-    /// Nothing.
-    Absent,
     /// A whiteout: the name is hidden from here on down.
     Whiteout,
     /// Anything but a directory.
     File,
+    /// A regular file whose data are in a layer further down.
+    Metacopy,
     /// A directory; an opaque one hides what is below it.
     Dir {
         /// Whether it hides what lower layers have under the same name.
@@ -35,6 +35,8 @@ pub(crate) enum Shown<L> {
     Nothing,
     /// The file of that layer.
     File(L),
+    /// The file of the first, with the data of the second; `None` if no layer has them.
+    Metacopy(L, Option<L>),
     /// The directories that are merged, topmost first; never empty.
     Dirs(Vec<L>),
 }
@@ -55,20 +57,27 @@ impl<L> Resolver<L> {
         }
     }
 
-    /// Takes what the next layer down has.
+    /// Takes what the next layer down that has anything has.
     pub(crate) fn add(&mut self, layer: L, seen: Seen) -> Further {
         if self.stopped {
             return Further::Stop;
         }
         match (seen, &mut self.shown) {
-            (Seen::Absent, _) => {}
             (Seen::Whiteout, _) => self.stopped = true,
             (Seen::File, Shown::Nothing) => {
                 self.shown = Shown::File(layer);
                 self.stopped = true;
             }
+            (Seen::Metacopy, Shown::Nothing) => self.shown = Shown::Metacopy(layer, None),
+            // One more copy of the metadata: the topmost counts.
+            (Seen::Metacopy, Shown::Metacopy(..)) => {}
+            (Seen::File, Shown::Metacopy(_, data)) => {
+                *data = Some(layer);
+                self.stopped = true;
+            }
+            (Seen::Dir { .. }, Shown::Metacopy(..)) => self.stopped = true,
             // A file below a directory is hidden by it, and hides what is below itself.
-            (Seen::File, _) => self.stopped = true,
+            (Seen::File | Seen::Metacopy, _) => self.stopped = true,
             (Seen::Dir { opaque }, Shown::Dirs(dirs)) => {
                 dirs.push(layer);
                 self.stopped = opaque;
@@ -96,14 +105,15 @@ mod tests {
     use super::*;
 
     /// `layers` spells what each layer has, topmost first: `.` nothing, `w` whiteout, `f` file,
-    /// `d` directory, `o` opaque directory. The result is the kind with the layers' indexes.
+    /// `m` metacopy, `d` directory, `o` opaque directory. The result is the kind with the layers' indexes.
     fn shown(layers: &str) -> String {
         let mut resolver = Resolver::new();
         for (index, c) in layers.chars().enumerate() {
             let seen = match c {
-                '.' => Seen::Absent,
+                '.' => continue,
                 'w' => Seen::Whiteout,
                 'f' => Seen::File,
+                'm' => Seen::Metacopy,
                 'd' => Seen::Dir { opaque: false },
                 'o' => Seen::Dir { opaque: true },
                 other => panic!("no such layer: {other}"),
@@ -115,6 +125,7 @@ mod tests {
         match resolver.finish() {
             Shown::Nothing => "-".into(),
             Shown::File(index) => format!("f{index}"),
+            Shown::Metacopy(file, data) => format!("m{file}{data:?}"),
             Shown::Dirs(dirs) => format!("d{dirs:?}"),
         }
     }
@@ -145,6 +156,14 @@ mod tests {
             ("dddw", "d[0, 1, 2]"),
             (".w.d", "-"),
             ("d.f", "d[0]"),
+            ("mf", "m0Some(1)"),
+            (".m.ff", "m1Some(3)"),
+            ("mmf", "m0Some(2)"),
+            ("m", "m0None"),
+            ("mwf", "m0None"),
+            ("mdf", "m0None"),
+            ("dmf", "d[0]"),
+            ("fm", "f0"),
         ];
         for (layers, expected) in table {
             assert_eq!(shown(layers), expected, "layers {layers:?}");

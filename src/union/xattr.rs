@@ -61,7 +61,8 @@ impl Union {
             return Err(Error::Reserved);
         }
         let node = self.node(ino)?;
-        self.copy_up(&node, Content::All)?;
+        self.copy_up(&node, Content::Metadata)?;
+        let _changing = node.copy_up.lock();
         let _tree = self.tree.read();
         Ok(dirfd::set_xattr_fd(
             &*self.path_fd(&node)?,
@@ -78,7 +79,8 @@ impl Union {
         // security.capability before every change of owner.
         self.getxattr(ino, name)?;
         let node = self.node(ino)?;
-        self.copy_up(&node, Content::All)?;
+        self.copy_up(&node, Content::Metadata)?;
+        let _changing = node.copy_up.lock();
         let _tree = self.tree.read();
         Ok(dirfd::remove_xattr_fd(&*self.path_fd(&node)?, name)?)
     }

@@ -29,6 +29,7 @@ mod harness;
 mod interrupts;
 mod listing;
 mod load;
+mod metacopy;
 mod namespaces;
 mod overlay;
 mod places;
@@ -252,6 +253,17 @@ fn cases() -> Vec<Case> {
             private_xattrs_are_hidden, leftovers_are_removed_at_start, redirects_in_layers,
             an_opaque_root_hides_the_layers_below, names, errors_are_not_absence,
             a_null_device_is_no_whiteout, nothing_is_left_counted,
+        }),
+        cases!(STORE => metacopy::{
+            attributes_copy_no_data, the_first_write_completes_the_copy, names_come_and_go,
+            unlinked_while_open, cut_off_without_a_copy, no_space_to_complete,
+            data_that_have_vanished, what_a_crash_leaves, metacopies_in_layers,
+        }),
+        cases!(STORE_ON_DISK => metacopy::{
+            a_redirect_that_does_not_fit, a_power_cut_after_the_copy_was_completed,
+        }),
+        cases!([BESIDE_OVERLAY, &[Need::Tool("setfattr")]].concat() => metacopy::{
+            overlayfs_and_a_view_take_turns,
         }),
         cases!(STORE_ON_DISK => union::{no_copy_up_without_the_attributes}),
         cases!(VIEW => union::{a_dead_layer_is_not_an_empty_one}),

@@ -77,7 +77,7 @@ pub fn copy_up_keeps_everything() {
     set_xattr(&lower, "trusted.b", &[0, 255]);
     let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     set_xattr(&lower, "security.capability", &capability);
-    set_xattr(&lower, "trusted.overlay.metacopy", b"");
+    set_xattr(&lower, "trusted.overlay.origin", b"");
     let at = SystemTime::UNIX_EPOCH + Duration::new(1_000_000_000, 123_456_789);
     file.set_times(fs::FileTimes::new().set_modified(at).set_accessed(at))
         .unwrap();
@@ -106,7 +106,7 @@ pub fn copy_up_keeps_everything() {
     for name in ["user.a", "trusted.b", "security.capability"] {
         assert_eq!(get_xattr(&copy, name), get_xattr(&lower, name), "{name}");
     }
-    assert_eq!(get_xattr(&copy, "trusted.overlay.metacopy"), None);
+    assert_eq!(get_xattr(&copy, "trusted.overlay.origin"), None);
 }
 
 /// The upper directory's filesystem has no room for the attributes of the lower one's.

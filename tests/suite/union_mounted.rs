@@ -44,7 +44,9 @@ impl View {
     }
 
     pub fn again(mut self) -> View {
-        self.unmount();
+        if self.server.is_some() {
+            self.unmount();
+        }
         let dirs = Dirs {
             temp: std::mem::replace(&mut self.dirs.temp, disk::temp_dir()),
             layers: self.dirs.layers,

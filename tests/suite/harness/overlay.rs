@@ -27,8 +27,9 @@ impl Overlay {
         let mut options = format!("lowerdir={}", layers.join(":"));
         if let Some((upper, work)) = changes {
             let (upper, work) = (upper.display(), work.display());
-            // As a view renames directories.
-            options += &format!(",upperdir={upper},workdir={work},redirect_dir=on,index=off");
+            // As a view renames directories and copies metadata alone up.
+            options +=
+                &format!(",upperdir={upper},workdir={work},redirect_dir=on,metacopy=on,index=off");
         }
         let data = CString::new(options).expect("no NUL in a path");
         let flags = MountFlags::empty();
