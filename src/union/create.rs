@@ -12,8 +12,8 @@ use super::attr::{Caller, Kind, STORED_NULL_DEVICE};
 use super::error::{Error, Result};
 use super::fs::{Entry, Union, Upper};
 use super::inode_table::Name;
-use super::lookup::check_name;
 use super::owner::NOBODY;
+use super::whiteout::Cover;
 use crate::sys::dirfd;
 
 const S_ISGID: u32 = 0o2000;
@@ -68,7 +68,7 @@ impl Union {
         new: &NewEntry<'_>,
         what: What<'_>,
     ) -> Result<(Entry, Option<OwnedFd>)> {
-        check_name(new.name)?;
+        self.check_new_name(new.name)?;
         let upper = self.writable()?;
         let new = &NewEntry {
             caller: self.owner_on_disk(new.caller),
@@ -90,7 +90,7 @@ impl Union {
         self.copy_up_dirs(&parent)?;
         let dir = self.upper_fd(&parent)?;
         // Of what shows nothing, the upper directory can only have a whiteout.
-        let over_whiteout = dirfd::stat_at_opt(&*dir, new.name)?.is_some();
+        let cover = self.cover_of(&dir, new.name)?;
         let acl = match what {
             What::Symlink(_) => None,
             What::File | What::Directory | What::Node(..) if !self.knows_acls() => None,
@@ -99,8 +99,8 @@ impl Union {
             }
         };
         let made = make_in_work(upper, &dir, new, what, acl)?;
-        let opaque = over_whiteout && matches!(what, What::Directory);
-        let placed = self.place(upper, &made.name, &dir, new.name, over_whiteout, opaque);
+        let is_dir = matches!(what, What::Directory);
+        let placed = self.place(upper, &made.name, &dir, new.name, cover, is_dir);
         if placed.is_err() {
             upper.work.discard(&made.name);
         }
@@ -128,20 +128,24 @@ impl Union {
         temporary: &[u8],
         dir: &OwnedFd,
         name: &[u8],
-        over_whiteout: bool,
-        opaque_dir: bool,
+        cover: Cover,
+        is_dir: bool,
     ) -> Result<()> {
         let work = &upper.work;
-        if opaque_dir {
-            let made = dirfd::open_dir(work, temporary)?;
-            dirfd::set_xattr_fd(made, self.xattrs.opaque, b"y", XattrFlags::empty())?;
+        if is_dir && cover != Cover::None {
+            self.make_opaque(&dirfd::open_dir(work, temporary)?)?;
+        }
+        if cover == Cover::Device && is_dir {
             // A directory cannot be renamed over the device node that a whiteout is.
             rustix::fs::renameat_with(work, temporary, dir, name, RenameFlags::EXCHANGE)?;
             work.discard(temporary);
-        } else if over_whiteout {
+        } else if cover == Cover::Device {
             rustix::fs::renameat(work, temporary, dir, name)?;
         } else {
             rustix::fs::renameat_with(work, temporary, dir, name, RenameFlags::NOREPLACE)?;
+        }
+        if cover == Cover::File {
+            self.uncover(dir, name);
         }
         Ok(())
     }

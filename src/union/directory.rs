@@ -25,6 +25,7 @@ use super::inode_table::{Ino, ROOT};
 use super::layers::is_whiteout;
 use super::merge::{LayerEntry, MergedEntry, merge};
 use super::node::{DirPlace, DirUpper, Node};
+use super::whiteout::hidden;
 use crate::sys::dirfd;
 
 /// The positions of `.` and `..`; those of all others are larger.
@@ -193,35 +194,45 @@ impl Union {
         }
         let mut layers = Vec::new();
         if matches!(dir.upper, DirUpper::Present) {
-            layers.push(read_layer(&*self.upper_fd(node)?)?);
+            layers.push(self.read_layer(&*self.upper_fd(node)?)?);
         }
         for lower in dir.lowers.iter() {
-            layers.push(read_layer(&*self.lower_fd(lower)?)?);
+            layers.push(self.read_layer(&*self.lower_fd(lower)?)?);
         }
         Ok(merge(layers))
     }
-}
 
-fn read_layer(fd: &OwnedFd) -> Result<Vec<LayerEntry>> {
-    let mut entries = Vec::new();
-    for raw in dirfd::read_dir(fd)? {
-        let kind = match raw.file_type {
-            FileType::CharacterDevice | FileType::Unknown => {
-                // A device may be a whiteout; and some file systems do not store the type.
-                match dirfd::stat_at_opt(fd, &raw.name)? {
-                    None => continue,
-                    Some(stat) if is_whiteout(&stat) => None,
-                    Some(stat) => Some(Kind::from_mode(stat.st_mode)),
-                }
+    fn read_layer(&self, fd: &OwnedFd) -> Result<Vec<LayerEntry>> {
+        let mut entries = Vec::new();
+        // After the others: they hide nothing of their own directory.
+        let mut whiteouts = Vec::new();
+        for raw in dirfd::read_dir(fd)? {
+            if self.is_mark(&raw.name) {
+                whiteouts.extend(hidden(&raw.name).map(|name| LayerEntry {
+                    name: name.into(),
+                    kind: None,
+                }));
+                continue;
             }
-            known => Some(Kind::from_file_type(known)),
-        };
-        entries.push(LayerEntry {
-            name: raw.name,
-            kind,
-        });
+            let kind = match raw.file_type {
+                FileType::CharacterDevice | FileType::Unknown => {
+                    // A device may be a whiteout; and some file systems do not store the type.
+                    match dirfd::stat_at_opt(fd, &raw.name)? {
+                        None => continue,
+                        Some(stat) if is_whiteout(&stat) => None,
+                        Some(stat) => Some(Kind::from_mode(stat.st_mode)),
+                    }
+                }
+                known => Some(Kind::from_file_type(known)),
+            };
+            entries.push(LayerEntry {
+                name: raw.name,
+                kind,
+            });
+        }
+        entries.append(&mut whiteouts);
+        Ok(entries)
     }
-    Ok(entries)
 }
 
 #[cfg(test)]

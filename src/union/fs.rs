@@ -4,7 +4,7 @@
 //! the kernel passes and give plain values; none knows FUSE. See `union` for the locks.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
@@ -100,7 +100,7 @@ impl Union {
                 }
                 Some(Upper {
                     root: Arc::new(upper),
-                    work: Work::new(work)?,
+                    work: Work::new(work, options.plain)?,
                 })
             }
         };
@@ -151,13 +151,13 @@ impl Union {
     fn stop_at_opaque_roots(&mut self) -> Result<()> {
         let upper = self.upper.as_ref().map(|u| u.root.clone());
         let upper_is_opaque = match upper {
-            Some(fd) => self.is_opaque_fd(&*fd)?,
+            Some(fd) => self.is_opaque_fd(&fd)?,
             None => false,
         };
         let mut shown = 0;
         while !upper_is_opaque && shown < self.lower_fds.len() {
             shown += 1;
-            if self.is_opaque_fd(&*self.lower_fds[shown - 1])? {
+            if self.is_opaque_fd(&self.lower_fds[shown - 1])? {
                 break;
             }
         }
@@ -167,10 +167,6 @@ impl Union {
             dir.lowers = self.lower_roots.clone();
         }
         Ok(())
-    }
-
-    fn is_opaque_fd(&self, fd: impl AsFd) -> Result<bool> {
-        Ok(dirfd::get_xattr_fd(fd, self.xattrs.opaque)?.is_some_and(|value| value == b"y"))
     }
 
     /// Whether the view takes no changes.

@@ -11,7 +11,7 @@ use rustix::fs::Stat;
 
 use super::error::{Error, Result};
 use super::inode_table::Name;
-use super::owner::Owners;
+use super::owner::{OVERRIDES, Owners};
 
 /// What a view is made of.
 #[derive(Debug)]
@@ -87,13 +87,14 @@ impl PrivateXattrs {
 
 /// Whether an extended attribute is private to unions: neither shown nor to be set through a view.
 pub(crate) fn is_private_xattr(name: &[u8]) -> bool {
-    const PREFIXES: [&[u8]; 4] = [
+    const PREFIXES: [&[u8]; 5] = [
         b"trusted.overlay.",
         b"user.overlay.",
         b"trusted.layerctl.",
         b"user.layerctl.",
+        b"user.fuseoverlayfs.",
     ];
-    PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || OVERRIDES.contains(&name)
 }
 
 /// A directory of a layer.
@@ -287,6 +288,8 @@ mod tests {
             "trusted.overlay.opaque",
             "user.overlay.x",
             "trusted.layerctl.origin",
+            "user.fuseoverlayfs.opaque",
+            "user.containers.override_stat",
         ] {
             assert!(is_private_xattr(name.as_bytes()), "{name}");
         }

@@ -5,13 +5,13 @@ use rustix::fs::AtFlags;
 use super::attr::Kind;
 use super::error::{Error, Result};
 use super::fs::{Entry, Union};
-use super::lookup::check_name;
+use super::whiteout::Cover;
 use crate::sys::dirfd;
 
 impl Union {
     /// Gives a node one more name.
     pub fn link(&self, ino: u64, new_parent: u64, new_name: &[u8]) -> Result<Entry> {
-        check_name(new_name)?;
+        self.check_new_name(new_name)?;
         let upper = self.writable()?;
         let node = self.node(ino)?;
         if node.kind == Kind::Directory {
@@ -29,7 +29,7 @@ impl Union {
         self.copy_up_dirs(&parent)?;
         let dir = self.upper_fd(&parent)?;
         // Of what shows nothing, the upper directory can only have a whiteout.
-        let over_whiteout = dirfd::stat_at_opt(&*dir, new_name)?.is_some();
+        let cover = self.cover_of(&dir, new_name)?;
         let location = self.path_fd(&node)?;
         let source = dirfd::proc_path(&*location);
         // Through the magic link of the descriptor: right whatever name it has, or none that is
@@ -44,10 +44,10 @@ impl Union {
                 AtFlags::SYMLINK_FOLLOW,
             )
         };
-        if over_whiteout {
+        if cover != Cover::None {
             let temporary = upper.work.fresh();
             link(&upper.work, &temporary)?;
-            let placed = self.place(upper, &temporary, &dir, new_name, true, false);
+            let placed = self.place(upper, &temporary, &dir, new_name, cover, false);
             if placed.is_err() {
                 upper.work.discard(&temporary);
             }

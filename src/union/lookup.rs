@@ -144,7 +144,7 @@ impl Union {
     /// What a name shows, from the disk.
     fn find(&self, parent: &Arc<Node>, name: &[u8]) -> Result<Option<Found>> {
         let dir = parent.dir().ok_or(Error::NotADirectory)?;
-        if parent.is_gone() {
+        if parent.is_gone() || self.is_mark(name) {
             return Ok(None);
         }
         let mut resolver = Resolver::new();
@@ -166,6 +166,8 @@ impl Union {
                     None => {}
                 }
                 further = resolver.add(hit, seen);
+            } else if self.hides(&fd, name)? {
+                further = Further::Stop;
             }
         }
         if further == Further::Look {
@@ -312,6 +314,9 @@ impl Union {
                 let rest = path.len() - depth - 1;
                 let fd = self.lower_fd(&dir)?;
                 let Some(stat) = dirfd::stat_at_opt(&*fd, name)? else {
+                    if self.hides(&fd, name)? {
+                        return Ok(());
+                    }
                     break;
                 };
                 let hit = || Hit::Lower {
@@ -390,14 +395,14 @@ impl Union {
     /// The marks of a directory in an open one.
     fn marks(&self, dir: &OwnedFd, name: &[u8]) -> Result<Marks> {
         let path = dirfd::proc_path_of(dir, name);
-        let opaque = dirfd::get_xattr(&path, self.xattrs.opaque)?;
-        let opaque = opaque.is_some_and(|value| value == b"y");
+        let opaque = self.is_opaque_at(dir, name)?;
         // An opaque directory hides what a redirect could lead to.
         let redirect = match opaque {
             true => None,
             false => dirfd::get_xattr(&path, self.xattrs.redirect)?,
         };
         let redirect = redirect.map(|value| parse_redirect(&value)).transpose()?;
+        let opaque = opaque || (redirect.is_none() && self.hides(dir, name)?);
         Ok(Marks { opaque, redirect })
     }
 

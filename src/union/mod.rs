@@ -44,6 +44,7 @@ mod rename;
 mod rename_plan;
 mod resolve;
 mod session;
+mod whiteout;
 mod work;
 mod xattr;
 

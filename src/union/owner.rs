@@ -4,6 +4,13 @@
 /// The ID that stands for one that has no place in a mapping (the kernel's overflow ID).
 pub(crate) const NOBODY: u32 = 65534;
 
+/// The attributes in which owner and mode may be kept: of [`Permissions::Privileged`], of
+/// [`Permissions::Containers`].
+pub(crate) const OVERRIDES: [&[u8]; 2] = [
+    b"security.fuseoverlayfs.override_stat",
+    b"user.containers.override_stat",
+];
+
 /// How owners and modes pass between the disk and the view.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Owners {

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, RenameFlags, XattrFlags};
+use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::attr::Kind;
@@ -48,7 +48,7 @@ impl Union {
         how: RenameHow,
     ) -> Result<()> {
         check_name(name)?;
-        check_name(new_name)?;
+        self.check_new_name(new_name)?;
         self.writable()?;
         let parent = self.node(parent)?;
         let new_parent = self.node(new_parent)?;
@@ -251,10 +251,7 @@ impl Union {
                 let redirect = dirfd::get_xattr_fd(fd, self.xattrs.redirect)?;
                 Ok(redirect.is_some_and(|value| value == dir.lower_path.to_redirect()))
             }
-            None => {
-                let opaque = dirfd::get_xattr_fd(fd, self.xattrs.opaque)?;
-                Ok(opaque.is_some_and(|value| value == b"y"))
-            }
+            None => Ok(self.is_opaque_fd(fd)?),
         }
     }
 
@@ -267,18 +264,19 @@ impl Union {
             Step::Redirect(side) => self.redirect(of(side)),
             Step::Opaque(side) => {
                 let fd = dirfd::open_dir(&*of(side).dir, of(side).name)?;
-                Ok(dirfd::set_xattr_fd(
-                    fd,
-                    self.xattrs.opaque,
-                    b"y",
-                    XattrFlags::empty(),
-                )?)
+                self.make_opaque(&fd)
             }
             Step::EmptyTarget => self.empty_target(upper, to),
-            Step::Move { whiteout: false } => Ok(rustix::fs::renameat(
-                &*from.dir, from.name, &*to.dir, to.name,
-            )?),
-            Step::Move { whiteout: true } => self.move_leaving_whiteout(upper, from, to),
+            Step::Move { whiteout: false } => {
+                rustix::fs::renameat(&*from.dir, from.name, &*to.dir, to.name)?;
+                self.uncover(&to.dir, to.name);
+                Ok(())
+            }
+            Step::Move { whiteout: true } => {
+                self.move_leaving_whiteout(upper, from, to)?;
+                self.uncover(&to.dir, to.name);
+                Ok(())
+            }
             Step::Exchange => {
                 let flags = RenameFlags::EXCHANGE;
                 Ok(rustix::fs::renameat_with(
@@ -316,7 +314,7 @@ impl Union {
             .map_err(Error::from)
             .and_then(|new| {
                 super::copy_data::copy_metadata(&old, &stat, &new)?;
-                dirfd::set_xattr_fd(&new, self.xattrs.opaque, b"y", XattrFlags::empty())?;
+                self.make_opaque(&new)?;
                 let flags = RenameFlags::EXCHANGE;
                 Ok(rustix::fs::renameat_with(
                     work,
@@ -339,6 +337,13 @@ impl Union {
     }
 
     fn move_leaving_whiteout(&self, upper: &Upper, from: &End<'_>, to: &End<'_>) -> Result<()> {
+        if upper.work.makes_files() {
+            // First, for it hides nothing that the upper directory has.
+            upper.work.link_whiteout(&*from.dir, from.name)?;
+            return Ok(rustix::fs::renameat(
+                &*from.dir, from.name, &*to.dir, to.name,
+            )?);
+        }
         let flags = RenameFlags::WHITEOUT;
         match rustix::fs::renameat_with(&*from.dir, from.name, &*to.dir, to.name, flags) {
             Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => {}

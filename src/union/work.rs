@@ -11,8 +11,9 @@ use parking_lot::Mutex;
 use rustix::fs::{AtFlags, FileType, Mode, RenameFlags};
 use rustix::io::Errno;
 
-use super::error::Result;
+use super::error::{Error, Result};
 use super::inode_table::Name;
+use super::whiteout::hiding;
 use crate::sys::{dirfd, remove_tree};
 
 /// The work directory of a view.
@@ -21,22 +22,54 @@ pub(crate) struct Work {
     fd: OwnedFd,
     next: AtomicU64,
     whiteout: Mutex<Option<Name>>,
+    form: Form,
+}
+
+/// How whiteouts are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// As devices 0:0, in place of the name.
+    Device,
+    /// As files `.wh.NAME`.
+    File,
 }
 
 impl Work {
     /// Takes the directory and removes what a crash left in it.
-    pub(crate) fn new(fd: OwnedFd) -> Result<Work> {
+    /// Where devices cannot be made, a view of `plain` directories makes whiteouts of the other
+    /// form.
+    pub(crate) fn new(fd: OwnedFd, plain: bool) -> Result<Work> {
         remove_tree::empty(&fd)?;
         // A default ACL would be inherited by all that is made here.
         match dirfd::remove_xattr_fd(&fd, b"system.posix_acl_default") {
             Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
             Err(e) => return Err(e.into()),
         }
-        Ok(Work {
+        let mut work = Work {
             fd,
             next: AtomicU64::new(0),
             whiteout: Mutex::new(None),
-        })
+            form: Form::Device,
+        };
+        if plain {
+            // A trial, which the first whiteout then is a link to.
+            let fresh = work.fresh();
+            match make_whiteout(&work.fd, &fresh, Form::Device) {
+                Ok(()) => *work.whiteout.get_mut() = Some(fresh),
+                // overlayfs, kernels before 5.8 in a user namespace, file systems without devices.
+                Err(Error::Sys(e @ (Errno::PERM | Errno::INVAL | Errno::OPNOTSUPP))) => {
+                    tracing::info!("whiteouts are files, for devices cannot be made: {e}");
+                    work.form = Form::File;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(work)
+    }
+
+    /// Whether whiteouts are files beside the name that they hide, and not in its place.
+    pub(crate) fn makes_files(&self) -> bool {
+        self.form == Form::File
     }
 
     /// A name that is free.
@@ -55,9 +88,22 @@ impl Work {
         }
     }
 
-    /// Puts a whiteout under a name that is free: a link to one shared whiteout, cheaper than a
-    /// device node each.
+    /// Puts a whiteout under a name that is free (of a file form, beside it): a link to one shared
+    /// whiteout, cheaper than a device node each.
     pub(crate) fn link_whiteout(&self, dir: impl AsFd, name: &[u8]) -> Result<()> {
+        match self.form {
+            Form::Device => self.link_shared(dir, name),
+            Form::File => {
+                let mark = hiding(name).ok_or(Errno::NAMETOOLONG)?;
+                match self.link_shared(dir, &mark) {
+                    Err(Error::Sys(Errno::EXIST)) => Ok(()),
+                    other => other,
+                }
+            }
+        }
+    }
+
+    fn link_shared(&self, dir: impl AsFd, name: &[u8]) -> Result<()> {
         let mut shared = self.whiteout.lock();
         if let Some(whiteout) = &*shared {
             match rustix::fs::linkat(&self.fd, &**whiteout, &dir, name, AtFlags::empty()) {
@@ -69,7 +115,7 @@ impl Work {
             *shared = None;
         }
         let fresh = self.fresh();
-        make_whiteout(&self.fd, &fresh)?;
+        make_whiteout(&self.fd, &fresh, self.form)?;
         match rustix::fs::linkat(&self.fd, &*fresh, &dir, name, AtFlags::empty()) {
             Ok(()) => {
                 *shared = Some(fresh);
@@ -89,6 +135,10 @@ impl Work {
     /// Replaces what is under a name by a whiteout, at once: no crash shows what is below it or
     /// the half of it. Works for directories with entries, too.
     pub(crate) fn replace_by_whiteout(&self, dir: impl AsFd, name: &[u8]) -> Result<()> {
+        if self.makes_files() {
+            self.link_whiteout(&dir, name)?;
+            return self.take_away(dir, name);
+        }
         let fresh = self.fresh();
         self.link_whiteout(&self.fd, &fresh)?;
         let exchanged =
@@ -112,13 +162,12 @@ impl AsFd for Work {
     }
 }
 
-/// Makes a whiteout as overlayfs reads it. Allowed in a user namespace, unlike other devices.
-fn make_whiteout(dir: impl AsFd, name: &[u8]) -> Result<()> {
-    Ok(rustix::fs::mknodat(
-        dir,
-        name,
-        FileType::CharacterDevice,
-        Mode::empty(),
-        0,
-    )?)
+/// Makes a whiteout: as overlayfs reads it, which is allowed in a user namespace, unlike other
+/// devices; or an empty file.
+fn make_whiteout(dir: impl AsFd, name: &[u8], form: Form) -> Result<()> {
+    let kind = match form {
+        Form::Device => FileType::CharacterDevice,
+        Form::File => FileType::RegularFile,
+    };
+    Ok(rustix::fs::mknodat(dir, name, kind, Mode::empty(), 0)?)
 }

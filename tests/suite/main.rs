@@ -47,6 +47,7 @@ mod union_failures;
 mod union_model;
 mod union_mount;
 mod union_mounted;
+mod union_plain;
 mod union_support;
 mod view;
 
@@ -271,6 +272,12 @@ fn cases() -> Vec<Case> {
         cases!(BESIDE_OVERLAY => union_mount::{
             shows_what_overlayfs_shows, overlayfs_reads_what_a_view_wrote,
         }),
+        cases!(STORE => union_plain::{
+            both_forms_are_read, marks_cannot_be_made_or_seen, devices_are_made_where_they_can_be,
+            private_attributes_of_others,
+        }),
+        cases!(BESIDE_OVERLAY => union_plain::{files_are_made_where_devices_cannot_be}),
+        cases!(BESIDE_OVERLAY => union_model::{random_operations_with_whiteout_files}),
         cases!([VIEW, python].concat() => union_mount::{
             mapped_pages_are_coherent, paths_longer_than_path_max,
         }),

@@ -618,11 +618,12 @@ fn layers(count: usize) -> impl Strategy<Value = Vec<Vec<Put>>> {
     (top, others).prop_map(|(top, others)| [vec![top], others].concat())
 }
 
-fn check(layers: &[Vec<Put>], ops: &[Op]) {
-    let dirs = Dirs::new(layers.len());
+fn check(layers: &[Vec<Put>], ops: &[Op], make: fn(usize) -> Dirs) {
+    let dirs = make(layers.len());
     for (index, puts) in layers.iter().enumerate().rev() {
         build(&dirs.layer(index), puts);
         apply(&dirs.layer(index), &dirs.path("model"), &mut HashMap::new());
+        dirs.convert_layer(index);
     }
     let before: Vec<Tree> = (0..layers.len())
         .map(|l| tree_of_model(&dirs.layer(l)))
@@ -658,7 +659,7 @@ fn check(layers: &[Vec<Put>], ops: &[Op]) {
     assert_eq!(before, after, "a layer has been changed");
 }
 
-fn run(cases: u32, ops: std::ops::Range<usize>) {
+fn run(cases: u32, ops: std::ops::Range<usize>, make: fn(usize) -> Dirs) {
     let config = Config {
         cases,
         max_shrink_iters: 2000,
@@ -675,7 +676,7 @@ fn run(cases: u32, ops: std::ops::Range<usize>) {
     let mut runner = TestRunner::new_with_rng(config, random);
     let strategy = (layers(3), prop::collection::vec(op(), ops));
     let result = runner.run(&strategy, |(layers, ops)| {
-        check(&layers, &ops);
+        check(&layers, &ops, make);
         Ok(())
     });
     result.unwrap_or_else(|e| panic!("LAYERCTL_TEST_SEED={seed}: {e}"));
@@ -686,9 +687,14 @@ pub fn random_operations() {
         .ok()
         .and_then(|n| n.parse().ok())
         .unwrap_or(150);
-    run(cases, 0..60);
+    run(cases, 0..60, Dirs::new);
 }
 
 pub fn random_layers_without_operations() {
-    run(60, 0..1);
+    run(60, 0..1, Dirs::new);
+}
+
+/// With whiteouts that are files.
+pub fn random_operations_with_whiteout_files() {
+    run(80, 0..60, Dirs::on_overlay);
 }

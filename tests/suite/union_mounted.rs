@@ -50,6 +50,7 @@ impl View {
         let dirs = Dirs {
             temp: std::mem::replace(&mut self.dirs.temp, disk::temp_dir()),
             layers: self.dirs.layers,
+            plain: self.dirs.plain.take(),
         };
         View::new(dirs)
     }

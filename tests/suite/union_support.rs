@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use layerctl::union::{
@@ -14,7 +15,7 @@ use layerctl::union::{
 use rustix::fs::{FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
-use crate::harness::disk;
+use crate::harness::{Overlay, disk};
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -25,6 +26,8 @@ pub const ROOT: Caller = Caller { uid: 0, gid: 0 };
 pub struct Dirs {
     pub temp: tempfile::TempDir,
     pub layers: usize,
+    /// What is not of a store: see `on_overlay`.
+    pub plain: Option<Overlay>,
 }
 
 impl Dirs {
@@ -33,11 +36,35 @@ impl Dirs {
         for name in ["upper", "work", "model", "mnt", "ovl-upper", "ovl-work"] {
             fs::create_dir(temp.path().join(name)).unwrap();
         }
-        let dirs = Dirs { temp, layers };
+        let dirs = Dirs {
+            temp,
+            layers,
+            plain: None,
+        };
         for layer in 0..layers {
             fs::create_dir(dirs.layer(layer)).unwrap();
         }
         dirs
+    }
+
+    /// Plain directories, with upper and work on a kernel overlayfs: there whiteouts cannot be made
+    /// as devices.
+    pub fn on_overlay(layers: usize) -> Dirs {
+        let mut dirs = Dirs::new(layers);
+        let changes = (dirs.path("ovl-upper"), dirs.path("ovl-work"));
+        let overlay = Overlay::new(&[dirs.path("mnt")], Some((&changes.0, &changes.1)));
+        for name in ["upper", "work"] {
+            fs::create_dir(overlay.path().join(name)).unwrap();
+        }
+        dirs.plain = Some(overlay);
+        dirs
+    }
+
+    /// Plain layers have whiteouts that are files.
+    pub fn convert_layer(&self, layer: usize) {
+        if self.plain.is_some() {
+            into_files(&self.layer(layer));
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -49,7 +76,14 @@ impl Dirs {
     }
 
     pub fn upper(&self) -> PathBuf {
-        self.path("upper")
+        self.changes("upper")
+    }
+
+    fn changes(&self, name: &str) -> PathBuf {
+        match &self.plain {
+            Some(overlay) => overlay.path().join(name),
+            None => self.path(name),
+        }
     }
 
     pub fn open(&self) -> Layers {
@@ -58,7 +92,7 @@ impl Dirs {
                 .map(|layer| open_dir(&self.layer(layer)))
                 .collect(),
             upper: Some(open_dir(&self.upper())),
-            work: Some(open_dir(&self.path("work"))),
+            work: Some(open_dir(&self.changes("work"))),
         }
     }
 
@@ -68,10 +102,30 @@ impl Dirs {
                 self.open(),
                 Options {
                     volatile: true,
+                    plain: self.plain.is_some(),
                     ..Options::default()
                 },
             )
             .unwrap(),
+        }
+    }
+}
+
+/// Turns the whiteouts and opaque marks of a layer into files `.wh.NAME` and `.wh..wh..opq`.
+pub fn into_files(layer: &Path) {
+    for entry in fs::read_dir(layer).unwrap() {
+        let entry = entry.unwrap();
+        let (path, kind) = (entry.path(), entry.file_type().unwrap());
+        if kind.is_char_device() {
+            fs::remove_file(&path).unwrap();
+            let name = [b".wh.", entry.file_name().as_bytes()].concat();
+            fs::write(layer.join(OsStr::from_bytes(&name)), "").unwrap();
+        } else if kind.is_dir() {
+            into_files(&path);
+            if get_xattr(&path, "trusted.overlay.opaque").is_some() {
+                rustix::fs::lremovexattr(&path, "trusted.overlay.opaque").unwrap();
+                fs::write(path.join(".wh..wh..opq"), "").unwrap();
+            }
         }
     }
 }
