@@ -257,6 +257,7 @@ fn mount_pinned(
     let union = Union::new(
         Layers {
             lowers,
+            index: None,
             upper,
             work,
         },

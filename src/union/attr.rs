@@ -2,6 +2,8 @@
 
 use rustix::fs::{FileType, Stat};
 
+use crate::model::index;
+
 /// The type of an inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -37,6 +39,20 @@ impl Kind {
             FileType::CharacterDevice => Kind::CharDevice,
             FileType::BlockDevice => Kind::BlockDevice,
             FileType::RegularFile | FileType::Unknown => Kind::File,
+        }
+    }
+
+    /// The kind of an inode of the index.
+    pub(crate) fn indexed(kind: index::Kind) -> Kind {
+        match kind {
+            index::Kind::File => Kind::File,
+            index::Kind::Directory => Kind::Directory,
+            index::Kind::Symlink => Kind::Symlink,
+            index::Kind::Fifo => Kind::Fifo,
+            index::Kind::Socket => Kind::Socket,
+            // What layers show together has no whiteouts; on disk each is such a device.
+            index::Kind::CharDevice | index::Kind::Whiteout => Kind::CharDevice,
+            index::Kind::BlockDevice => Kind::BlockDevice,
         }
     }
 
@@ -127,6 +143,33 @@ impl Attr {
             gid: stat.st_gid,
             rdev: if stored_null { 0 } else { stat.st_rdev as u32 },
             blksize: u32::try_from(stat.st_blksize).unwrap_or(4096),
+        }
+    }
+}
+
+impl Attr {
+    /// The attributes of an inode of the index, under its number in the view.
+    pub(crate) fn indexed(ino: u64, inode: &index::Inode) -> Attr {
+        let kind = Kind::indexed(inode.kind);
+        let stored_null = kind == Kind::CharDevice && inode.rdev == STORED_NULL_DEVICE;
+        let time = |time: index::Time| Time {
+            secs: time.secs,
+            nanos: time.nanos,
+        };
+        Attr {
+            ino,
+            size: inode.size,
+            blocks: inode.blocks,
+            atime: time(inode.atime),
+            mtime: time(inode.mtime),
+            ctime: time(inode.ctime),
+            kind,
+            mode: inode.mode,
+            nlink: inode.nlink,
+            uid: inode.uid,
+            gid: inode.gid,
+            rdev: if stored_null { 0 } else { inode.rdev },
+            blksize: 4096,
         }
     }
 }

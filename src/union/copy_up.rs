@@ -59,8 +59,8 @@ struct Source {
 impl Source {
     /// What is to be known of a copy of the metadata alone.
     fn metacopy(&self) -> Metacopy {
-        let data = match &self.file.data {
-            Some(data) => LowerData::clone(data),
+        let data = match self.file.data() {
+            Some(data) => data.clone(),
             None => LowerData {
                 file: self.file.clone(),
                 blocks: u64::try_from(self.stat.st_blocks).unwrap_or(0),
@@ -95,7 +95,7 @@ impl Union {
             let location = self.lower_file_fd(&file)?;
             Source {
                 stat: self.owned(rustix::fs::fstat(&*location)?),
-                data: match file.data {
+                data: match file.data() {
                     Some(_) => self.lower_data_fd(&file)?,
                     None => location.clone(),
                 },
@@ -104,10 +104,8 @@ impl Union {
                 file,
             }
         };
-        if source.file.nlink > 1 {
-            // Before the tree lock: this walks the layer, once.
-            self.links_of_layer(source.file.dir.layer)?;
-        }
+        // Before the tree lock: this walks a plain layer, once.
+        self.look_for_links(&source.file)?;
         let name = upper.work.fresh();
         let placed = self
             .make_copy(upper, node, &name, &source, content)
@@ -231,15 +229,15 @@ impl Union {
             return Ok(());
         }
         let identity = upper_identity(&rustix::fs::fstat(&location)?);
-        if file.nlink > 1 {
+        if file.is_hard_link() {
             self.find_link_names(file)?;
         }
         let names = self.nodes.table.lock().names(node.ino).to_vec();
         let mut done: Vec<(Arc<OwnedFd>, Name)> = Vec::new();
         for (parent, name) in &names {
             let linked = self.node(*parent).and_then(|parent| {
-                self.copy_up_dirs(&parent)?;
-                let dir = self.upper_fd(&parent)?;
+                self.copy_up_dirs(parent.node())?;
+                let dir = self.upper_fd(parent.node())?;
                 keep_times(&*dir, || {
                     if names.len() == 1 {
                         let flags = RenameFlags::NOREPLACE;
@@ -344,6 +342,7 @@ impl Union {
         if let Place::Dir(place) = &mut dir.state.lock().place {
             place.upper = upper;
         }
+        self.nodes.table.lock().keep(dir.ino);
         // The descriptor in the cache, if any, is of the lower one under another number: nothing
         // to forget. Its change time is the copy's now.
         self.stale(Stale::Attributes(dir.ino));

@@ -8,10 +8,11 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags, RenameFlags, XattrFlags};
 
-use super::attr::{Caller, Kind, STORED_NULL_DEVICE};
+use super::attr::{Attr, Caller, Kind, STORED_NULL_DEVICE};
 use super::error::{Error, Result};
 use super::fs::{Entry, Union, Upper};
 use super::inode_table::Name;
+use super::node::NodeRef;
 use super::owner::NOBODY;
 use super::whiteout::Cover;
 use crate::sys::dirfd;
@@ -59,7 +60,9 @@ impl Union {
     /// Makes something new; `EEXIST` if the name shows anything.
     pub fn make(&self, new: &NewEntry<'_>, what: What<'_>) -> Result<Entry> {
         let _tree = self.tree.write();
-        self.make_locked(new, what).map(|(entry, _)| entry)
+        let (node, attr, _) = self.make_locked(new, what)?;
+        let node = node.number();
+        Ok(Entry { node, attr })
     }
 
     /// As [`make`](Self::make), under the tree lock. Gives the descriptor of a regular file.
@@ -67,7 +70,7 @@ impl Union {
         &self,
         new: &NewEntry<'_>,
         what: What<'_>,
-    ) -> Result<(Entry, Option<OwnedFd>)> {
+    ) -> Result<(NodeRef, Attr, Option<OwnedFd>)> {
         self.check_new_name(new.name)?;
         let upper = self.writable()?;
         let new = &NewEntry {
@@ -106,9 +109,9 @@ impl Union {
         }
         placed?;
         let node = self.intern_new(&parent, new.name, rustix::fs::fstat(&made.fd)?);
-        let attr = self.attr_of(node.node())?;
+        let attr = self.attr_of(&node)?;
         let file = matches!(what, What::File).then_some(made.fd);
-        Ok((Entry { node, attr }, file))
+        Ok((node, attr, file))
     }
 
     /// Whose something new is on disk. Whoever has no place there makes files of nobody: that a
@@ -157,10 +160,10 @@ impl Union {
             self.make_locked(new, What::File)
         };
         let entry = match made {
-            Ok((entry, file)) => {
-                let counted = self.nodes.count(entry.node.node().clone());
-                let handle = self.adopt_new_file(counted, file, flags);
-                return Ok((entry, handle));
+            Ok((made, attr, file)) => {
+                let node = made.number();
+                let handle = self.adopt_new_file(made, file, flags);
+                return Ok((Entry { node, attr }, handle));
             }
             // Another mount of the same name space cannot be, but two requests can.
             Err(Error::Exists) if !flags.contains(OFlags::EXCL) => {
@@ -168,7 +171,7 @@ impl Union {
             }
             Err(e) => return Err(e),
         };
-        let handle = self.open(entry.node.ino, flags, new.caller)?;
+        let handle = self.open(entry.node.ino(), flags, new.caller)?;
         Ok((entry, handle))
     }
 }

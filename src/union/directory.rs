@@ -21,8 +21,9 @@ use rustix::fs::{FileType, OFlags};
 use super::attr::Kind;
 use super::error::{Error, Result};
 use super::fs::{Entry, Union};
-use super::inode_table::{Ino, ROOT};
-use super::layers::is_whiteout;
+use super::indexed::Known;
+use super::inode_table::{Ino, ROOT, indexed_ino};
+use super::layers::{LowerDir, is_whiteout};
 use super::merge::{LayerEntry, MergedEntry, merge};
 use super::node::{DirPlace, DirUpper, Node};
 use super::whiteout::hidden;
@@ -121,7 +122,7 @@ impl Union {
         let items = match known {
             Some(items) => items,
             None => {
-                let items = Arc::new(self.take_listing(&self.node(ino)?)?);
+                let items = Arc::new(self.take_listing(ino)?);
                 self.listings.set(ino, Some(items.clone()));
                 items
             }
@@ -136,9 +137,7 @@ impl Union {
 
     /// The node and attributes of an entry of a listing; `None` if it has gone since.
     pub fn listed(&self, ino: u64, item: &DirItem) -> Result<Option<Entry>> {
-        let node = self.node(ino)?;
-        let _tree = self.tree.read();
-        match self.lookup_entry(&node, &item.name) {
+        match self.lookup(ino, &item.name) {
             Ok(entry) => Ok(Some(entry)),
             Err(Error::NotFound) => Ok(None),
             Err(e) => Err(e),
@@ -166,15 +165,22 @@ impl Union {
         Ok(rustix::fs::fsync(open)?)
     }
 
-    fn take_listing(&self, node: &Arc<Node>) -> Result<Vec<DirItem>> {
+    fn take_listing(&self, ino: Ino) -> Result<Vec<DirItem>> {
         let _tree = self.tree.read();
-        let parent = match self.first_name(node) {
-            Some((parent, _)) => parent.ino,
-            None => ROOT,
+        let (parent, merged) = match self.known(ino)? {
+            Known::Node(node) => {
+                let parent = self.first_name(&node).map(|(parent, _)| parent.ino);
+                (parent, self.merged_listing(&node)?)
+            }
+            Known::Indexed(index, at) => {
+                let parent = index.names(at).next();
+                let parent = parent.map(|(parent, _)| indexed_ino(parent));
+                (parent, merge([self.indexed_listing(at)?]))
+            }
         };
         let mut items: Vec<DirItem> = DOTS
             .into_iter()
-            .zip([node.ino, parent])
+            .zip([ino, parent.unwrap_or(ROOT)])
             .map(|((name, position), ino)| DirItem {
                 name: name.into(),
                 kind: Kind::Directory,
@@ -182,7 +188,7 @@ impl Union {
                 position,
             })
             .collect();
-        items.extend(self.listings.arrange(self.merged_listing(node)?));
+        items.extend(self.listings.arrange(merged));
         Ok(items)
     }
 
@@ -197,7 +203,10 @@ impl Union {
             layers.push(self.read_layer(&*self.upper_fd(node)?)?);
         }
         for lower in dir.lowers.iter() {
-            layers.push(self.read_layer(&*self.lower_fd(lower)?)?);
+            layers.push(match &**lower {
+                LowerDir::Plain(_) => self.read_layer(&*self.lower_fd(lower)?)?,
+                LowerDir::Indexed(at) => self.indexed_listing(*at)?,
+            });
         }
         Ok(merge(layers))
     }

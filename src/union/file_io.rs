@@ -47,8 +47,7 @@ impl Union {
             node.close();
             return Err(e);
         }
-        let counted = self.nodes.count(node);
-        Ok(self.handles.add(counted, wants_sync(flags)))
+        Ok(self.handles.add(node, wants_sync(flags)))
     }
 
     /// Makes a file that is counted as open ready for that; `truncates` says for whom to nothing.

@@ -10,7 +10,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
-use rustix::fs::{Stat, XattrFlags};
+use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities};
 
@@ -20,11 +20,12 @@ use super::error::{Error, Result};
 use super::fd_cache::FdCache;
 use super::handles::Handles;
 use super::hard_links::HardLinks;
-use super::inode_table::{Ino, InodeTable, ROOT};
-use super::layers::{Layers, LowerDir, LowerPath, Options, PrivateXattrs};
+use super::inode_table::{InodeTable, ROOT};
+use super::layers::{Layers, LowerDir, LowerPath, Options, PlainDir, PrivateXattrs};
 use super::metacopy::Completing;
-use super::node::{Data, DirPlace, DirUpper, Node, NodeRef, Nodes, Place};
+use super::node::{Data, DirPlace, DirUpper, InoRef, Node, Nodes, Place};
 use super::work::Work;
+use crate::model::index::Index;
 use crate::sys::dirfd;
 
 /// The most lower directories: with more, their inode numbers would run into the spare ones.
@@ -64,11 +65,11 @@ pub enum Stale {
     Listing(u64),
 }
 
-/// A node with what `stat` shows of it.
+/// What a name shows.
 #[derive(Debug)]
 pub struct Entry {
-    /// The node; counted until dropped or left to the kernel.
-    pub node: NodeRef,
+    /// Its number; counted until dropped or left to the kernel.
+    pub node: InoRef,
     /// Its attributes.
     pub attr: Attr,
 }
@@ -107,9 +108,17 @@ impl Union {
         let xattrs = choose_xattrs(upper.as_ref())?;
         let next_id = AtomicU64::new(1);
         let id = || next_id.fetch_add(1, Ordering::Relaxed);
-        let lower_roots: Arc<[Arc<LowerDir>]> = (0..layers.lowers.len())
-            .map(|layer| LowerDir::root(id(), layer as u32))
-            .collect();
+        if let Some(index) = &layers.index
+            && index.layers() as usize != layers.lowers.len()
+        {
+            return Err(invalid("the index is of another number of layers"));
+        }
+        let lower_roots: Arc<[Arc<LowerDir>]> = match &layers.index {
+            Some(_) => Arc::new([Arc::new(LowerDir::Indexed(0))]),
+            None => (0..layers.lowers.len())
+                .map(|layer| Arc::new(LowerDir::Plain(PlainDir::root(id(), layer as u32))))
+                .collect(),
+        };
         let root = Node::new(
             id(),
             ROOT,
@@ -125,8 +134,12 @@ impl Union {
             }),
         );
         let nodes = Nodes {
-            table: Mutex::new(InodeTable::new(Arc::new(root))),
+            table: Mutex::new(InodeTable::new(
+                Arc::new(root),
+                layers.index.as_ref().map_or(0, Index::len),
+            )),
             fds: FdCache::new(descriptors_to_cache()),
+            index: layers.index,
         };
         let mut union = Union {
             lower_fds: layers.lowers.into_iter().map(Arc::new).collect(),
@@ -155,9 +168,10 @@ impl Union {
             None => false,
         };
         let mut shown = 0;
-        while !upper_is_opaque && shown < self.lower_fds.len() {
+        while !upper_is_opaque && shown < self.lower_roots.len() {
             shown += 1;
-            if self.is_opaque_fd(&self.lower_fds[shown - 1])? {
+            // In the index it has been seen to.
+            if self.nodes.index.is_none() && self.is_opaque_fd(&self.lower_fds[shown - 1])? {
                 break;
             }
         }
@@ -192,22 +206,12 @@ impl Union {
     /// Gives back `count` lookups of a node.
     pub fn forget(&self, ino: u64, count: u64) {
         if ino != ROOT {
-            self.nodes.release(ino, count);
+            self.nodes.forget(ino, count);
         }
     }
 
     pub(super) fn new_id(&self) -> u64 {
         self.next_id.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// The node of a number that the kernel holds.
-    pub(super) fn node(&self, ino: Ino) -> Result<Arc<Node>> {
-        self.nodes
-            .table
-            .lock()
-            .get(ino)
-            .cloned()
-            .ok_or(Error::Stale)
     }
 
     /// Where changes go, or `EROFS`.
@@ -220,15 +224,23 @@ impl Union {
         !self.options.no_acl && !self.options.no_xattrs
     }
 
-    /// What `stat` shows of a node whose `stat` on disk is known.
-    pub(super) fn attr_from(&self, node: &Node, stat: &Stat) -> Attr {
-        let mut attr = Attr::new(node.ino, stat);
+    /// What is on disk as it is to be shown: in the view's owners.
+    pub(super) fn shown(&self, mut attr: Attr) -> Attr {
         let owners = &self.options.owners;
         attr.uid = owners.uids.shown(attr.uid);
         attr.gid = owners.gids.shown(attr.gid);
         if self.options.static_nlink && attr.kind == Kind::Directory {
             attr.nlink = 1;
         }
+        attr
+    }
+
+    /// What `stat` shows of a node, of which this is on disk.
+    pub(super) fn attr_from(&self, node: &Node, attr: Attr) -> Attr {
+        let mut attr = self.shown(Attr {
+            ino: node.ino,
+            ..attr
+        });
         let state = node.state.lock();
         if let Place::Dir(dir) = &state.place
             && !dir.lowers.is_empty()
@@ -240,7 +252,7 @@ impl Union {
         // The space that its data take, wherever they are.
         match &state.place {
             Place::Lower(file) => {
-                if let Some(data) = &file.data {
+                if let Some(data) = file.data() {
                     attr.blocks = data.blocks;
                 }
             }

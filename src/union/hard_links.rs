@@ -1,7 +1,7 @@
 //! The other names of a layer's file: a copy-up has to give the copy all of them.
 //!
-//! A layer is walked once, when the first of its files with several links is copied up; which of
-//! those names the union shows is then asked of the union. A name below a moved directory is found
+//! The index knows them. A plain layer is walked once, when the first of its files with several links is
+//! copied up; which of those names the union shows is then asked of the union. A name below a moved directory is found
 //! through the redirects in the upper directory, which are looked for only if the mark on its root
 //! says that there are any.
 //!
@@ -17,6 +17,7 @@ use rustix::fs::{FileType, Stat};
 
 use super::error::Result;
 use super::fs::Union;
+use super::indexed::indexed_paths;
 use super::inode_table::Name;
 use super::layers::{LowerFile, LowerPath, Redirect, is_dir, parse_redirect};
 use crate::sys::dirfd;
@@ -41,8 +42,18 @@ impl HardLinks {
 }
 
 impl Union {
-    /// The files with several links of a layer.
-    pub(super) fn links_of_layer(&self, layer: u32) -> Result<Arc<Links>> {
+    /// Finds out which files of a plain layer have several links, if this is one of them.
+    pub(super) fn look_for_links(&self, file: &LowerFile) -> Result<()> {
+        match file {
+            LowerFile::Plain(file) if file.nlink > 1 => {
+                self.links_of_layer(file.dir.layer).map(drop)
+            }
+            LowerFile::Plain(_) | LowerFile::Indexed { .. } => Ok(()),
+        }
+    }
+
+    /// The files with several links of a plain layer.
+    fn links_of_layer(&self, layer: u32) -> Result<Arc<Links>> {
         if let Some(links) = self.hard_links.layers.lock().get(&layer) {
             return Ok(links.clone());
         }
@@ -64,9 +75,15 @@ impl Union {
     /// Makes all names known under which the union shows this file of a layer: they stay with its
     /// node, which the caller counts on. Needs the tree lock.
     pub(super) fn find_link_names(&self, file: &LowerFile) -> Result<()> {
-        let links = self.links_of_layer(file.dir.layer)?;
+        let paths = match file {
+            LowerFile::Indexed { at, .. } => indexed_paths(self.index()?, *at)?,
+            LowerFile::Plain(file) => {
+                let links = self.links_of_layer(file.dir.layer)?;
+                links.get(&file.ino).cloned().unwrap_or_default()
+            }
+        };
         let redirects = self.redirects()?;
-        for path in links.get(&file.ino).map_or(&[][..], Vec::as_slice) {
+        for path in paths {
             let path = path.names();
             let moved = redirects.iter().filter_map(|(shown, layers)| {
                 let rest = path.strip_prefix(&layers[..])?;

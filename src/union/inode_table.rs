@@ -5,6 +5,10 @@
 //! A preferred number that another live node holds is replaced by a spare one, so nothing depends
 //! on the numbers of the disks being unique or not being reused.
 //!
+//! An inode of the index needs no node as long as it is what the index says: then only how often it is
+//! counted on from outside is noted here. It gets a node when it is opened or changed, which is given up
+//! again with the last user if nothing has changed, and else `kept` while it is counted on.
+//!
 //! It does not own what a node is: `T` is opaque here. Lock rule: its owner keeps it under one
 //! mutex that is a leaf; no system call and no other lock is taken while it is held.
 
@@ -48,32 +52,55 @@ struct Entry<T> {
     node: Arc<T>,
     refs: u64,
     names: Vec<(Ino, Name)>,
+    /// The known names in it.
+    children: HashMap<Name, Ino>,
     identity: Option<Identity>,
+    /// It is not, or not any more, what the index says of its number: it must not be given up while
+    /// that number is counted on.
+    kept: bool,
+}
+
+/// What is to be known about an inode that may be new to the table.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Newcomer {
+    /// What it is on disk, unless it is a directory.
+    pub(crate) identity: Option<Identity>,
+    /// The number that it should have.
+    pub(crate) preferred: Ino,
+    /// Its place in the index, if the preferred number is that of this place, and the inode the one
+    /// that is there.
+    pub(crate) at: Option<u32>,
+    /// Whether the index alone could not tell what it is.
+    pub(crate) kept: bool,
 }
 
 /// The table.
 #[derive(Debug)]
 pub(crate) struct InodeTable<T> {
     entries: HashMap<Ino, Entry<T>>,
-    names: HashMap<(Ino, Name), Ino>,
     identities: HashMap<Identity, Ino>,
     next_spare: Ino,
+    /// How often each inode of the index is counted on from outside of the table. Most of them never
+    /// come into it: what they are can be read in the index.
+    outside: Vec<u32>,
 }
 
 impl<T> InodeTable<T> {
-    /// A table that holds the root alone, which is never given up.
-    pub(crate) fn new(root: Arc<T>) -> Self {
+    /// A table that holds the root alone, which is never given up; for an index of so many inodes.
+    pub(crate) fn new(root: Arc<T>, indexed: u32) -> Self {
         let entry = Entry {
             node: root,
             refs: 1,
             names: Vec::new(),
+            children: HashMap::new(),
             identity: None,
+            kept: true,
         };
         InodeTable {
             entries: HashMap::from([(ROOT, entry)]),
-            names: HashMap::new(),
             identities: HashMap::new(),
             next_spare: SPARE,
+            outside: vec![0; indexed as usize],
         }
     }
 
@@ -84,16 +111,57 @@ impl<T> InodeTable<T> {
 
     /// The node known under a name, without counting.
     pub(crate) fn child(&self, parent: Ino, name: &[u8]) -> Option<&Arc<T>> {
-        // A key is built for each question: HashMap cannot be asked with a borrowed pair.
-        self.names
-            .get(&(parent, name.into()))
-            .and_then(|ino| self.get(*ino))
+        let ino = self.entries.get(&parent)?.children.get(name)?;
+        self.get(*ino)
+    }
+
+    /// The place in the index that a number stands for; not for the root, which is always here.
+    pub(crate) fn place_of(&self, ino: Ino) -> Option<u32> {
+        let at = ino.checked_sub(indexed_ino(1))? + 1;
+        (at < self.outside.len() as u64).then_some(at as u32)
     }
 
     /// Counts one more user of a node.
     pub(crate) fn acquire(&mut self, ino: Ino) {
         if let Some(entry) = self.entries.get_mut(&ino) {
             entry.refs += 1;
+        }
+    }
+
+    /// Counts on an inode of the index, in the table or not. Whether nobody did before.
+    pub(crate) fn acquire_indexed(&mut self, at: u32) -> bool {
+        let count = &mut self.outside[at as usize];
+        // At the very end it is no longer counted but simply never given up.
+        *count = count.saturating_add(1);
+        *count == 1
+    }
+
+    /// Takes back counts of [`acquire_indexed`](Self::acquire_indexed). Whether none is left, and the
+    /// nodes that go with it.
+    #[must_use]
+    pub(crate) fn release_indexed(&mut self, at: u32, count: u64) -> (bool, Vec<Arc<T>>) {
+        let left = &mut self.outside[at as usize];
+        if *left == u32::MAX || *left == 0 {
+            return (false, Vec::new());
+        }
+        *left = left.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
+        match *left {
+            0 => (true, self.release(indexed_ino(at), 0)),
+            _ => (false, Vec::new()),
+        }
+    }
+
+    /// Whether an inode of the index is here, and is not what the index says.
+    pub(crate) fn is_kept(&self, at: u32) -> bool {
+        self.entries
+            .get(&indexed_ino(at))
+            .is_some_and(|entry| entry.kept)
+    }
+
+    /// From now on the index does not say what a node is.
+    pub(crate) fn keep(&mut self, ino: Ino) {
+        if let Some(entry) = self.entries.get_mut(&ino) {
+            entry.kept = true;
         }
     }
 
@@ -105,18 +173,21 @@ impl<T> InodeTable<T> {
         let mut todo = vec![(ino, count)];
         // A loop and not a recursion: a chain of directories may be deeper than a stack.
         while let Some((ino, count)) = todo.pop() {
+            let outside = self.place_of(ino).map_or(0, |at| self.outside[at as usize]);
             let MapEntry::Occupied(mut slot) = self.entries.entry(ino) else {
                 continue;
             };
             let entry = slot.get_mut();
             entry.refs = entry.refs.saturating_sub(count);
-            if entry.refs > 0 {
+            if entry.refs > 0 || (entry.kept && outside > 0) {
                 continue;
             }
             let entry = slot.remove();
             for (parent, name) in entry.names {
                 todo.push((parent, 1));
-                self.names.remove(&(parent, name));
+                if let Some(parent) = self.entries.get_mut(&parent) {
+                    parent.children.remove(&name);
+                }
             }
             if let Some(identity) = entry.identity {
                 self.identities.remove(&identity);
@@ -132,17 +203,17 @@ impl<T> InodeTable<T> {
         &mut self,
         parent: Ino,
         name: &[u8],
-        identity: Option<Identity>,
-        preferred: Ino,
+        new: Newcomer,
         make: impl FnOnce(Ino) -> T,
     ) -> Arc<T> {
-        if let Some(ino) = self.names.get(&(parent, name.into())).copied()
+        if let Some(ino) = self.known(parent, name)
             && let Some(entry) = self.entries.get_mut(&ino)
         {
             entry.refs += 1;
             return entry.node.clone();
         }
-        let known = identity
+        let known = new
+            .identity
             .and_then(|identity| self.identities.get(&identity))
             .copied();
         if let Some(entry) = known.and_then(|ino| self.entries.get_mut(&ino)) {
@@ -151,25 +222,64 @@ impl<T> InodeTable<T> {
             self.add_name(known.unwrap_or(ROOT), parent, name);
             return node;
         }
-        let ino = self.claim(preferred);
+        let ino = self.claim(new);
+        self.add(ino, parent, name, new, make)
+    }
+
+    /// The node of an inode of the index, counted once: the one that is here, or a new one under the
+    /// name that the index gives it.
+    pub(crate) fn intern_indexed(
+        &mut self,
+        at: u32,
+        parent: Ino,
+        name: &[u8],
+        new: Newcomer,
+        make: impl FnOnce(Ino) -> T,
+    ) -> Arc<T> {
+        let ino = indexed_ino(at);
+        if let Some(entry) = self.entries.get_mut(&ino) {
+            entry.refs += 1;
+            return entry.node.clone();
+        }
+        self.add(ino, parent, name, new, make)
+    }
+
+    fn add(
+        &mut self,
+        ino: Ino,
+        parent: Ino,
+        name: &[u8],
+        new: Newcomer,
+        make: impl FnOnce(Ino) -> T,
+    ) -> Arc<T> {
         let node = Arc::new(make(ino));
         let entry = Entry {
             node: node.clone(),
             refs: 1,
             names: Vec::new(),
-            identity,
+            children: HashMap::new(),
+            identity: new.identity,
+            kept: new.kept,
         };
         self.entries.insert(ino, entry);
-        if let Some(identity) = identity {
+        if let Some(identity) = new.identity {
             self.identities.insert(identity, ino);
         }
         self.add_name(ino, parent, name);
         node
     }
 
+    fn known(&self, parent: Ino, name: &[u8]) -> Option<Ino> {
+        self.entries.get(&parent)?.children.get(name).copied()
+    }
+
     /// A number that no live node has: the preferred one if possible.
-    fn claim(&mut self, preferred: Ino) -> Ino {
-        if preferred > ROOT && !self.entries.contains_key(&preferred) {
+    fn claim(&mut self, new: Newcomer) -> Ino {
+        let Newcomer { preferred, at, .. } = new;
+        // Another inode may have it without being here.
+        let outside = self.place_of(preferred).filter(|place| Some(*place) != at);
+        let is_free = outside.is_none_or(|place| self.outside[place as usize] == 0);
+        if preferred > ROOT && is_free && !self.entries.contains_key(&preferred) {
             return preferred;
         }
         loop {
@@ -185,34 +295,37 @@ impl<T> InodeTable<T> {
         }
     }
 
-    /// Notes one more name of a node. Whatever was known under that name no longer is.
+    /// Notes one more name of a node, in a directory that is here. Whatever was known under that name
+    /// no longer is.
     pub(crate) fn add_name(&mut self, ino: Ino, parent: Ino, name: &[u8]) {
-        let key = (parent, Name::from(name));
-        match self.names.insert(key.clone(), ino) {
+        let Some(directory) = self.entries.get_mut(&parent) else {
+            return;
+        };
+        match directory.children.insert(name.into(), ino) {
             Some(old) if old == ino => return,
             // The parent's count passes from the old name to the new one.
-            Some(old) => {
-                if let Some(entry) = self.entries.get_mut(&old) {
-                    entry.names.retain(|n| *n != key);
-                }
-            }
-            None => self.acquire(parent),
+            Some(old) => self.strike(old, parent, name),
+            None => directory.refs += 1,
         }
         if let Some(entry) = self.entries.get_mut(&ino) {
-            entry.names.push(key);
+            entry.names.push((parent, name.into()));
+        }
+    }
+
+    fn strike(&mut self, ino: Ino, parent: Ino, name: &[u8]) {
+        if let Some(entry) = self.entries.get_mut(&ino) {
+            entry.names.retain(|(p, n)| *p != parent || **n != *name);
         }
     }
 
     /// Strikes out a name. Gives what is no longer counted on, as [`release`](Self::release).
     #[must_use]
     pub(crate) fn remove_name(&mut self, parent: Ino, name: &[u8]) -> Vec<Arc<T>> {
-        let key = (parent, Name::from(name));
-        let Some(ino) = self.names.remove(&key) else {
+        let directory = self.entries.get_mut(&parent);
+        let Some(ino) = directory.and_then(|entry| entry.children.remove(name)) else {
             return Vec::new();
         };
-        if let Some(entry) = self.entries.get_mut(&ino) {
-            entry.names.retain(|n| *n != key);
-        }
+        self.strike(ino, parent, name);
         self.release(parent, 1)
     }
 
@@ -226,6 +339,7 @@ impl<T> InodeTable<T> {
         let Some(entry) = self.entries.get_mut(&ino) else {
             return;
         };
+        entry.kept = true;
         let old = std::mem::replace(&mut entry.identity, identity);
         if let Some(old) = old
             && self.identities.get(&old) == Some(&ino)
@@ -256,6 +370,14 @@ pub(crate) fn lower_ino(layer: u32, disk_ino: u64) -> Ino {
     ((u64::from(layer) + 1) << BITS) | disk_ino
 }
 
+/// The number of an inode of the index: of all layers together, as if they were the first.
+pub(crate) fn indexed_ino(at: u32) -> Ino {
+    match at {
+        0 => ROOT,
+        at => lower_ino(0, u64::from(at)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,12 +385,18 @@ mod tests {
     type Table = InodeTable<String>;
 
     fn table() -> Table {
-        InodeTable::new(Arc::new("root".into()))
+        InodeTable::new(Arc::new("root".into()), 100)
     }
 
     fn add(t: &mut Table, parent: Ino, name: &str, id: Option<Identity>, want: Ino) -> Ino {
         let mut made = 0;
-        let node = t.intern(parent, name.as_bytes(), id, want, |ino| {
+        let new = Newcomer {
+            identity: id,
+            preferred: want,
+            at: None,
+            kept: true,
+        };
+        let node = t.intern(parent, name.as_bytes(), new, |ino| {
             made = ino;
             format!("{ino}")
         });
@@ -354,6 +482,89 @@ mod tests {
         assert!(t.release(d, 1).is_empty());
         assert_eq!(t.release(a, 1).len(), 2);
         assert_eq!(t.len(), 1);
+    }
+
+    /// An inode of the index gets a node.
+    fn open(t: &mut Table, at: u32, parent: Ino, name: &str) -> Ino {
+        let new = Newcomer {
+            identity: Some(Identity::Lower {
+                layer: 0,
+                dev: 0,
+                ino: u64::from(at),
+            }),
+            preferred: indexed_ino(at),
+            at: Some(at),
+            kept: false,
+        };
+        t.intern_indexed(at, parent, name.as_bytes(), new, |ino| ino.to_string());
+        indexed_ino(at)
+    }
+
+    #[test]
+    fn an_unchanged_inode_of_the_index_is_given_up_with_its_last_user() {
+        let mut t = table();
+        assert!(t.acquire_indexed(5) && !t.acquire_indexed(5));
+        let five = open(&mut t, 5, ROOT, "f");
+        assert_eq!(t.place_of(five), Some(5));
+        assert_eq!(open(&mut t, 5, ROOT, "f"), five);
+        assert!(t.release(five, 1).is_empty());
+        assert_eq!(t.release(five, 1).len(), 1, "although the kernel knows it");
+        assert!(t.child(ROOT, b"f").is_none() && t.len() == 1);
+        let (is_last, gone) = t.release_indexed(5, 2);
+        assert!(is_last && gone.is_empty());
+    }
+
+    #[test]
+    fn a_changed_inode_of_the_index_is_kept_while_it_is_counted_on() {
+        let mut t = table();
+        t.acquire_indexed(5);
+        let five = open(&mut t, 5, ROOT, "f");
+        assert!(!t.is_kept(5));
+        t.set_identity(five, upper(70));
+        assert!(t.is_kept(5));
+        assert!(t.release(five, 1).is_empty());
+        assert!(t.get(five).is_some() && t.child(ROOT, b"f").is_some());
+        // Another file of the disk claims to be that inode: it gets another number.
+        assert_ne!(add(&mut t, ROOT, "g", upper(71), five), five);
+        let (is_last, gone) = t.release_indexed(5, 1);
+        assert!(is_last && gone.len() == 1);
+        assert!(t.get(five).is_none() && t.child(ROOT, b"f").is_none());
+        // Found again by its number, after the next mount or now.
+        assert_eq!(add(&mut t, ROOT, "f", upper(70), five), five);
+    }
+
+    #[test]
+    fn a_number_that_is_counted_on_outside_is_not_given_to_another() {
+        let mut t = table();
+        t.acquire_indexed(5);
+        assert_eq!(add(&mut t, ROOT, "g", upper(71), indexed_ino(5)), SPARE);
+        let five = open(&mut t, 5, ROOT, "f");
+        assert_eq!(five, indexed_ino(5));
+    }
+
+    #[test]
+    fn places_of_numbers() {
+        let t = table();
+        let base = 1 << 48;
+        for (ino, place) in [
+            (0, None),
+            (ROOT, None),
+            (base, None),
+            (base + 1, Some(1)),
+            (base + 99, Some(99)),
+            (base + 100, None),
+            (2 * base + 1, None),
+            (SPARE, None),
+            (u64::MAX, None),
+        ] {
+            assert_eq!(t.place_of(ino), place, "{ino}");
+        }
+        assert!(
+            InodeTable::new(Arc::new(()), 0)
+                .place_of(base + 1)
+                .is_none()
+        );
+        assert_eq!((indexed_ino(0), indexed_ino(7)), (ROOT, base + 7));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! What a view is made of: the open directories, and where things are in the lower ones.
 //!
-//! A lower directory's location is an immutable chain (layer, parent, name): layers never change,
-//! so it stays true for ever and needs no lock. It does not own descriptors but for the layers'
-//! roots; `fd_cache` opens the others when they are needed.
+//! Layers never change, so the location of a lower directory stays true for ever and needs no lock.
+//! In *plain* layers it is a chain (layer, parent, name). *Indexed* layers are seen as one, whose
+//! places are positions in their merged index. It does not own descriptors but for the layers' roots;
+//! `fd_cache` opens the others when they are needed.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -12,12 +13,19 @@ use rustix::fs::Stat;
 use super::error::{Error, Result};
 use super::inode_table::Name;
 use super::owner::{OVERRIDES, Owners};
+use crate::model::index::Index;
+use crate::sys::map::Map;
+
+/// What lower directories show together.
+pub type LowerIndex = Index<Map>;
 
 /// What a view is made of.
 #[derive(Debug)]
 pub struct Layers {
     /// The lower directories (`O_DIRECTORY`, may be `O_PATH`), topmost first. Never modified.
     pub lowers: Vec<OwnedFd>,
+    /// What these directories show together. Without it they are searched one by one.
+    pub index: Option<LowerIndex>,
     /// The directory that takes the changes; `None` makes the view read-only.
     pub upper: Option<OwnedFd>,
     /// Where things are made before they are moved into `upper`: on the same file system, emptied
@@ -99,19 +107,28 @@ pub(crate) fn is_private_xattr(name: &[u8]) -> bool {
 
 /// A directory of a layer.
 #[derive(Debug)]
-pub(crate) struct LowerDir {
+pub(crate) enum LowerDir {
+    /// Of a plain layer.
+    Plain(Arc<PlainDir>),
+    /// At this place of the index.
+    Indexed(u32),
+}
+
+/// A directory of a plain layer.
+#[derive(Debug)]
+pub(crate) struct PlainDir {
     /// Never reused: the key of the descriptor cache.
     pub(crate) id: u64,
     /// Index of the layer, 0 topmost.
     pub(crate) layer: u32,
     /// Where it is; `None` for the layer's root.
-    pub(crate) at: Option<(Arc<LowerDir>, Name)>,
+    pub(crate) at: Option<(Arc<PlainDir>, Name)>,
 }
 
-impl LowerDir {
+impl PlainDir {
     /// A layer's root.
-    pub(crate) fn root(id: u64, layer: u32) -> Arc<LowerDir> {
-        Arc::new(LowerDir {
+    pub(crate) fn root(id: u64, layer: u32) -> Arc<PlainDir> {
+        Arc::new(PlainDir {
             id,
             layer,
             at: None,
@@ -119,8 +136,8 @@ impl LowerDir {
     }
 
     /// A directory in this one.
-    pub(crate) fn child(self: &Arc<Self>, id: u64, name: &[u8]) -> Arc<LowerDir> {
-        Arc::new(LowerDir {
+    pub(crate) fn child(self: &Arc<Self>, id: u64, name: &[u8]) -> Arc<PlainDir> {
+        Arc::new(PlainDir {
             id,
             layer: self.layer,
             at: Some((self.clone(), name.into())),
@@ -128,7 +145,7 @@ impl LowerDir {
     }
 }
 
-impl Drop for LowerDir {
+impl Drop for PlainDir {
     // A loop: dropping a chain deeper than the stack must not recurse.
     fn drop(&mut self) {
         let mut next = self.at.take();
@@ -140,9 +157,23 @@ impl Drop for LowerDir {
 
 /// Anything but a directory, in a layer.
 #[derive(Debug, Clone)]
-pub(crate) struct LowerFile {
+pub(crate) enum LowerFile {
+    /// Of a plain layer.
+    Plain(PlainFile),
+    /// At this place of the index.
+    Indexed {
+        /// The place.
+        at: u32,
+        /// Its number of links in its layer.
+        nlink: u32,
+    },
+}
+
+/// Anything but a directory, in a plain layer.
+#[derive(Debug, Clone)]
+pub(crate) struct PlainFile {
     /// The directory it is in.
-    pub(crate) dir: Arc<LowerDir>,
+    pub(crate) dir: Arc<PlainDir>,
     /// Its name there.
     pub(crate) name: Name,
     /// Its number of links in the layer.
@@ -160,6 +191,24 @@ pub(crate) struct LowerData {
     pub(crate) file: LowerFile,
     /// Their allocated blocks of 512 bytes.
     pub(crate) blocks: u64,
+}
+
+impl LowerFile {
+    /// Whether it has more than one link in its layer.
+    pub(crate) fn is_hard_link(&self) -> bool {
+        match self {
+            LowerFile::Plain(file) => file.nlink > 1,
+            LowerFile::Indexed { nlink, .. } => *nlink > 1,
+        }
+    }
+
+    /// Where its data are, if not in it.
+    pub(crate) fn data(&self) -> Option<&LowerData> {
+        match self {
+            LowerFile::Plain(file) => file.data.as_deref(),
+            LowerFile::Indexed { .. } => None,
+        }
+    }
 }
 
 /// A path below the roots of the lower layers, as a redirect records it.
@@ -274,7 +323,7 @@ mod tests {
     #[test]
     fn deep_paths_are_dropped() {
         let mut path = LowerPath::default();
-        let mut dir = LowerDir::root(0, 0);
+        let mut dir = PlainDir::root(0, 0);
         for id in 0..300_000 {
             path = path.join(b"d");
             dir = dir.child(id, b"d");

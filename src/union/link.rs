@@ -60,9 +60,7 @@ impl Union {
             .lock()
             .add_name(node.ino, parent.ino, new_name);
         let attr = self.attr_of(&node)?;
-        Ok(Entry {
-            node: self.nodes.count(node),
-            attr,
-        })
+        let node = node.number();
+        Ok(Entry { node, attr })
     }
 }

@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use rustix::fs::Stat;
 
-use super::attr::Kind;
+use super::attr::{Attr, Kind};
 use super::error::{Error, Result};
 use super::fs::{Entry, Union};
-use super::inode_table::{Identity, Name, lower_ino};
+use super::indexed::{Known, needs_node};
+use super::inode_table::{Identity, Name, Newcomer, indexed_ino, lower_ino};
 use super::layers::{
-    LowerData, LowerDir, LowerFile, LowerPath, Redirect, is_dir, is_whiteout, parse_redirect,
+    LowerData, LowerDir, LowerFile, LowerIndex, LowerPath, PlainDir, PlainFile, Redirect, is_dir,
+    is_whiteout, parse_redirect,
 };
 use super::metacopy::{FileMarks, Metacopy, no_data};
 use super::node::{Data, DirPlace, DirUpper, Node, NodeRef, Place};
@@ -25,21 +27,85 @@ use crate::sys::dirfd;
 pub(super) enum Hit {
     /// The upper directory; with the marks of anything but a directory.
     Upper(Stat, FileMarks),
-    /// A layer's directory `dir`, under `name`.
+    /// A plain layer's directory `dir`, under `name`.
     Lower {
-        dir: Arc<LowerDir>,
+        dir: Arc<PlainDir>,
         name: Name,
         stat: Stat,
     },
+    /// The index, at this place.
+    Indexed(u32),
 }
 
 /// What the union shows under a name.
 #[derive(Debug)]
 pub(super) struct Found {
-    identity: Option<Identity>,
-    preferred: u64,
-    place: Place,
-    stat: Stat,
+    pub(super) new: Newcomer,
+    pub(super) place: Place,
+    /// What `stat` shows of it there; the number is to be set.
+    pub(super) attr: Attr,
+}
+
+impl Found {
+    /// What a disk has.
+    fn on_disk(identity: Option<Identity>, preferred: u64, place: Place, stat: &Stat) -> Found {
+        let new = Newcomer {
+            identity,
+            preferred,
+            at: None,
+            kept: true,
+        };
+        let attr = Attr::new(0, stat);
+        Found { new, place, attr }
+    }
+
+    /// Its place in the index, if it is what is there.
+    fn unchanged(&self) -> Option<u32> {
+        match &self.place {
+            Place::Lower(LowerFile::Indexed { at, .. }) => Some(*at),
+            Place::Dir(DirPlace {
+                upper: DirUpper::Absent,
+                lowers,
+                ..
+            }) => match lowers.first().map(|dir| &**dir) {
+                Some(LowerDir::Indexed(at)) => Some(*at),
+                Some(LowerDir::Plain(_)) | None => None,
+            },
+            Place::Lower(_) | Place::Upper(_) | Place::Held(..) | Place::Dir(_) => None,
+        }
+    }
+
+    /// An inode of the index, which nobody has changed.
+    pub(super) fn indexed(index: &LowerIndex, at: u32) -> Result<Found> {
+        let inode = index.inode(at).ok_or(Error::Stale)?;
+        let attr = Attr::indexed(indexed_ino(at), &inode);
+        let nlink = inode.nlink;
+        let (identity, place) = match attr.kind {
+            Kind::Directory => (
+                None,
+                Place::Dir(DirPlace {
+                    upper: DirUpper::Absent,
+                    lowers: Arc::new([Arc::new(LowerDir::Indexed(at))]),
+                    lower_path: LowerPath::default(),
+                }),
+            ),
+            _ => (
+                Some(Identity::Lower {
+                    layer: 0,
+                    dev: 0,
+                    ino: u64::from(at),
+                }),
+                Place::Lower(LowerFile::Indexed { at, nlink }),
+            ),
+        };
+        let new = Newcomer {
+            identity,
+            preferred: indexed_ino(at),
+            at: Some(at),
+            kept: needs_node(index, at),
+        };
+        Ok(Found { new, place, attr })
+    }
 }
 
 /// The marks that overlayfs leaves on a directory.
@@ -52,22 +118,42 @@ impl Union {
     /// Looks a name up, for the kernel.
     pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Entry> {
         check_name(name)?;
-        let parent = self.node(parent)?;
         let _tree = self.tree.read();
-        self.lookup_entry(&parent, name)
+        match self.known(parent)? {
+            Known::Node(parent) => self.lookup_entry(parent.node(), name),
+            // What has no node has not changed, nor has anything in it.
+            Known::Indexed(index, at) => {
+                let directory = index.inode(at).ok_or(Error::Stale)?;
+                if Kind::indexed(directory.kind) != Kind::Directory {
+                    return Err(Error::NotADirectory);
+                }
+                let child = index.child(at, name).ok_or(Error::NotFound)?;
+                match self.hand_out(index, child)? {
+                    Some(entry) => Ok(entry),
+                    None => self.lookup_entry(self.node(parent)?.node(), name),
+                }
+            }
+        }
     }
 
     /// As [`lookup`](Self::lookup), under the tree lock.
     pub(super) fn lookup_entry(&self, parent: &Arc<Node>, name: &[u8]) -> Result<Entry> {
         if let Some(node) = self.known_child(parent, name) {
             let attr = self.attr_of(node.node())?;
+            let node = node.number();
             return Ok(Entry { node, attr });
         }
         let found = self.find(parent, name)?.ok_or(Error::NotFound)?;
-        let stat = found.stat;
+        if let (Some(index), Some(at)) = (&self.nodes.index, found.unchanged())
+            && let Some(entry) = self.hand_out(index, at)?
+        {
+            return Ok(entry);
+        }
+        let attr = found.attr;
         let node = self.intern(parent, name, found);
         // A node of the same identity may be elsewhere by now (held, or copied up).
-        let attr = self.attr_from(&node, &stat);
+        let attr = self.attr_from(&node, attr);
+        let node = node.number();
         Ok(Entry { node, attr })
     }
 
@@ -103,19 +189,11 @@ impl Union {
 
     fn intern(&self, parent: &Arc<Node>, name: &[u8], found: Found) -> NodeRef {
         let id = self.new_id();
-        let kind = Kind::from_mode(found.stat.st_mode);
-        let Found {
-            identity,
-            preferred,
-            place,
-            ..
-        } = found;
-        let make = |ino| Node::new(id, ino, kind, place);
-        let node = self
-            .nodes
-            .table
-            .lock()
-            .intern(parent.ino, name, identity, preferred, make);
+        let Found { new, place, attr } = found;
+        let make = |ino| Node::new(id, ino, attr.kind, place);
+        let mut table = self.nodes.table.lock();
+        let node = table.intern(parent.ino, name, new, make);
+        drop(table);
         NodeRef::adopt(node, &self.nodes)
     }
 
@@ -132,17 +210,12 @@ impl Union {
             ),
             false => (Some(upper_identity(&stat)), Place::Upper(Data::Own)),
         };
-        let found = Found {
-            identity,
-            preferred: stat.st_ino,
-            place,
-            stat,
-        };
+        let found = Found::on_disk(identity, stat.st_ino, place, &stat);
         self.intern(parent, name, found)
     }
 
     /// What a name shows, from the disk.
-    fn find(&self, parent: &Arc<Node>, name: &[u8]) -> Result<Option<Found>> {
+    pub(super) fn find(&self, parent: &Arc<Node>, name: &[u8]) -> Result<Option<Found>> {
         let dir = parent.dir().ok_or(Error::NotADirectory)?;
         if parent.is_gone() || self.is_mark(name) {
             return Ok(None);
@@ -150,7 +223,7 @@ impl Union {
         let mut resolver = Resolver::new();
         let mut bases = dir.lowers.clone();
         let mut path = vec![Name::from(name)];
-        let mut lower_path = dir.lower_path.clone();
+        let mut from_the_root = false;
         let mut further = Further::Look;
         if matches!(dir.upper, DirUpper::Present) {
             let fd = self.upper_fd(parent)?;
@@ -159,7 +232,7 @@ impl Union {
                 match redirect {
                     Some(Redirect::Absolute(names)) => {
                         bases = self.lower_roots.clone();
-                        lower_path = LowerPath::default();
+                        from_the_root = true;
                         path = names;
                     }
                     Some(Redirect::Relative(name)) => path = vec![name],
@@ -173,8 +246,20 @@ impl Union {
         if further == Further::Look {
             self.search_lowers(&bases, &path, &mut resolver)?;
         }
-        let lower_path = path.iter().fold(lower_path, |path, name| path.join(name));
-        self.judge(resolver.finish(), lower_path)
+        let shown = resolver.finish();
+        let lower_path = match &shown {
+            // Of what is in the index it is the place that counts.
+            Shown::Nothing | Shown::File(_) => LowerPath::default(),
+            Shown::Dirs(_) if self.nodes.index.is_some() => LowerPath::default(),
+            Shown::Dirs(_) | Shown::Metacopy(..) => {
+                let above = match from_the_root {
+                    true => LowerPath::default(),
+                    false => self.path_below(&dir)?,
+                };
+                path.iter().fold(above, |path, name| path.join(name))
+            }
+        };
+        self.judge(shown, lower_path)
     }
 
     /// What the upper directory has under a name, and where what is below it is to be found.
@@ -212,7 +297,8 @@ impl Union {
     fn judge(&self, shown: Shown<Hit>, lower_path: LowerPath) -> Result<Option<Found>> {
         let (shown, data) = match shown {
             Shown::Metacopy(file, data) => {
-                let data = lower_data(data).ok_or_else(|| no_data(&lower_path))?;
+                let data = lower_data(data, self.nodes.index.as_ref())
+                    .ok_or_else(|| no_data(&lower_path))?;
                 (Shown::File(file), Some(data))
             }
             other => (other, None),
@@ -225,71 +311,75 @@ impl Union {
                     Some(data) => Data::Lower(Arc::new(Metacopy { data, path })),
                     None => Data::Own,
                 };
-                Found {
-                    identity: Some(upper_identity(&stat)),
-                    preferred: marks.origin.unwrap_or(stat.st_ino),
-                    place: Place::Upper(data),
-                    stat,
-                }
+                let identity = upper_identity(&stat);
+                let preferred = marks.origin.unwrap_or(stat.st_ino);
+                Found::on_disk(Some(identity), preferred, Place::Upper(data), &stat)
             }
-            Shown::File(Hit::Lower { dir, name, stat }) => Found {
-                identity: Some(Identity::Lower {
+            Shown::File(Hit::Indexed(at)) => Found::indexed(self.index()?, at)?,
+            Shown::File(Hit::Lower { dir, name, stat }) => {
+                let identity = Identity::Lower {
                     layer: dir.layer,
                     dev: stat.st_dev,
                     ino: stat.st_ino,
-                }),
-                preferred: lower_ino(dir.layer, stat.st_ino),
-                place: Place::Lower(LowerFile {
+                };
+                let preferred = lower_ino(dir.layer, stat.st_ino);
+                let place = Place::Lower(LowerFile::Plain(PlainFile {
                     dir,
                     name,
                     nlink: stat.st_nlink,
                     ino: stat.st_ino,
                     data: data.map(Arc::new),
-                }),
-                stat,
-            },
-            Shown::Dirs(hits) => {
-                let mut upper = None;
-                let mut first_lower = None;
-                let mut lowers = Vec::new();
-                for hit in hits {
-                    match hit {
-                        Hit::Upper(stat, _) => upper = Some(stat),
-                        Hit::Lower { dir, name, stat } => {
-                            first_lower.get_or_insert((dir.layer, stat));
-                            lowers.push(dir.child(self.new_id(), &name));
-                        }
-                    }
-                }
-                let preferred = match (&first_lower, &upper) {
-                    // The topmost lower's, so that a copy-up does not change it.
-                    (Some((layer, stat)), _) => lower_ino(*layer, stat.st_ino),
-                    (None, Some(stat)) => stat.st_ino,
-                    (None, None) => return Ok(None),
-                };
-                let has_upper = if upper.is_some() {
-                    DirUpper::Present
-                } else {
-                    DirUpper::Absent
-                };
-                let Some(stat) = upper.or(first_lower.map(|(_, stat)| stat)) else {
-                    return Ok(None);
-                };
-                let lowers = lowers.into();
-                let place = Place::Dir(DirPlace {
-                    upper: has_upper,
-                    lowers,
-                    lower_path,
-                });
-                Found {
-                    identity: None,
-                    preferred,
-                    place,
-                    stat,
-                }
+                }));
+                Found::on_disk(Some(identity), preferred, place, &stat)
             }
+            Shown::Dirs(hits) => self.judge_dirs(hits, lower_path)?,
         };
         Ok(Some(found))
+    }
+
+    fn judge_dirs(&self, hits: Vec<Hit>, lower_path: LowerPath) -> Result<Found> {
+        let mut upper = None;
+        let mut first_lower = None;
+        let mut lowers = Vec::new();
+        for hit in hits {
+            match hit {
+                Hit::Upper(stat, _) => upper = Some(stat),
+                Hit::Lower { dir, name, stat } => {
+                    first_lower.get_or_insert((dir.layer, stat));
+                    let dir = dir.child(self.new_id(), &name);
+                    lowers.push(Arc::new(LowerDir::Plain(dir)));
+                }
+                Hit::Indexed(at) => {
+                    // The index is all the layers there are.
+                    let mut found = Found::indexed(self.index()?, at)?;
+                    if let (Some(stat), Place::Dir(dir)) = (&upper, &mut found.place) {
+                        dir.upper = DirUpper::Present;
+                        found.attr = Attr::new(0, stat);
+                        found.new.kept = true;
+                    }
+                    return Ok(found);
+                }
+            }
+        }
+        let preferred = match (&first_lower, &upper) {
+            // The topmost lower's, so that a copy-up does not change it.
+            (Some((layer, stat)), _) => lower_ino(*layer, stat.st_ino),
+            (None, Some(stat)) => stat.st_ino,
+            (None, None) => return Err(Error::NotFound),
+        };
+        let has_upper = if upper.is_some() {
+            DirUpper::Present
+        } else {
+            DirUpper::Absent
+        };
+        let stat = upper.or(first_lower.map(|(_, stat)| stat));
+        let stat = stat.ok_or(Error::NotFound)?;
+        let place = Place::Dir(DirPlace {
+            upper: has_upper,
+            lowers: lowers.into(),
+            lower_path,
+        });
+        Ok(Found::on_disk(None, preferred, place, &stat))
     }
 
     /// Tells the resolver what each layer has under `path`, seen from each layer's directory in
@@ -305,14 +395,20 @@ impl Union {
         let mut index = 0;
         while let Some(base) = bases.get(index) {
             index += 1;
-            let mut dir = base.clone();
+            let mut dir = match &**base {
+                LowerDir::Plain(dir) => dir.clone(),
+                LowerDir::Indexed(at) => {
+                    self.search_index(*at, &path, resolver)?;
+                    continue;
+                }
+            };
             // The path that the layers further down are asked for.
             let mut next_path = path.clone();
             let mut from_the_roots = false;
             let mut last_layer = false;
             for (depth, name) in path.iter().enumerate() {
                 let rest = path.len() - depth - 1;
-                let fd = self.lower_fd(&dir)?;
+                let fd = self.plain_fd(&dir)?;
                 let Some(stat) = dirfd::stat_at_opt(&*fd, name)? else {
                     if self.hides(&fd, name)? {
                         return Ok(());
@@ -408,8 +504,7 @@ impl Union {
 
     /// The node at a path from the root, counted.
     pub(super) fn lookup_path(&self, path: &[Name]) -> Result<Option<NodeRef>> {
-        let root = self.node(super::inode_table::ROOT)?;
-        let mut at = self.nodes.count(root);
+        let mut at = self.node(super::inode_table::ROOT)?;
         for name in path {
             if at.kind != Kind::Directory {
                 return Ok(None);
@@ -423,9 +518,17 @@ impl Union {
     }
 
     /// A descriptor (`O_PATH`) of a layer's directory.
-    pub(super) fn lower_fd(&self, dir: &Arc<LowerDir>) -> Result<Arc<OwnedFd>> {
+    pub(super) fn lower_fd(&self, dir: &LowerDir) -> Result<Arc<OwnedFd>> {
+        match dir {
+            LowerDir::Plain(dir) => self.plain_fd(dir),
+            LowerDir::Indexed(at) => self.indexed_dir_fd(*at),
+        }
+    }
+
+    /// A descriptor (`O_PATH`) of a plain layer's directory.
+    fn plain_fd(&self, dir: &PlainDir) -> Result<Arc<OwnedFd>> {
         let mut to_open = Vec::new();
-        let mut at = dir.clone();
+        let mut at = dir;
         let mut fd = loop {
             match &at.at {
                 None => break self.lower_fds[at.layer as usize].clone(),
@@ -433,14 +536,13 @@ impl Union {
                     if let Some(fd) = self.nodes.fds.get(at.id) {
                         break fd;
                     }
-                    to_open.push((at.id, name.clone()));
-                    let parent = parent.clone();
+                    to_open.push((at.id, name));
                     at = parent;
                 }
             }
         };
         for (id, name) in to_open.into_iter().rev() {
-            fd = Arc::new(dirfd::open_dir(&*fd, &name)?);
+            fd = Arc::new(dirfd::open_dir(&*fd, name)?);
             self.nodes.fds.put(id, fd.clone());
         }
         Ok(fd)
@@ -448,8 +550,13 @@ impl Union {
 
     /// A descriptor (`O_PATH`) of a layer's file.
     pub(super) fn lower_file_fd(&self, file: &LowerFile) -> Result<Arc<OwnedFd>> {
-        let dir = self.lower_fd(&file.dir)?;
-        Ok(Arc::new(dirfd::open_path(&*dir, &file.name)?))
+        match file {
+            LowerFile::Plain(file) => {
+                let dir = self.plain_fd(&file.dir)?;
+                Ok(Arc::new(dirfd::open_path(&*dir, &file.name)?))
+            }
+            LowerFile::Indexed { at, .. } => self.indexed_file_fd(*at),
+        }
     }
 
     /// A descriptor (`O_PATH`) of a directory's part in the upper directory, which it must have.
@@ -511,39 +618,50 @@ impl Union {
         }
     }
 
-    /// What `stat` shows on disk of a node.
-    pub(super) fn stat_of(&self, node: &Arc<Node>) -> Result<Stat> {
-        let stat = match node.place() {
-            Place::Held(fd, _) => rustix::fs::fstat(&*fd)?,
-            Place::Lower(file) => dirfd::stat_at(&*self.lower_fd(&file.dir)?, &file.name)?,
+    /// The attributes of a node.
+    pub(super) fn attr_of(&self, node: &Arc<Node>) -> Result<Attr> {
+        let on_disk = |stat: Stat| Attr::new(node.ino, &stat);
+        let attr = match node.place() {
+            Place::Held(fd, _) => on_disk(rustix::fs::fstat(&*fd)?),
+            Place::Lower(LowerFile::Indexed { at, .. }) => self.indexed_attr(at)?,
+            Place::Lower(LowerFile::Plain(file)) => {
+                let dir = self.plain_fd(&file.dir)?;
+                on_disk(dirfd::stat_at(&*dir, &file.name)?)
+            }
             Place::Upper(_) => {
                 let (parent, name) = self.first_name(node).ok_or(Error::Stale)?;
-                dirfd::stat_at(&*self.upper_fd(&parent)?, &name)?
+                on_disk(dirfd::stat_at(&*self.upper_fd(&parent)?, &name)?)
             }
-            Place::Dir(_) => rustix::fs::fstat(&*self.path_fd(node)?)?,
+            Place::Dir(dir) => match (&dir.upper, dir.lowers.first().map(|dir| &**dir)) {
+                (DirUpper::Absent, Some(LowerDir::Indexed(at))) => self.indexed_attr(*at)?,
+                _ => on_disk(rustix::fs::fstat(&*self.path_fd(node)?)?),
+            },
         };
-        Ok(stat)
-    }
-
-    /// The attributes of a node.
-    pub(super) fn attr_of(&self, node: &Arc<Node>) -> Result<super::attr::Attr> {
-        Ok(self.attr_from(node, &self.stat_of(node)?))
+        Ok(self.attr_from(node, attr))
     }
 }
 
 /// Where the data of a file are that a layer has no more than the metadata of.
-fn lower_data(hit: Option<Hit>) -> Option<LowerData> {
+fn lower_data(hit: Option<Hit>, index: Option<&LowerIndex>) -> Option<LowerData> {
     match hit {
         Some(Hit::Lower { dir, name, stat }) if Kind::from_mode(stat.st_mode) == Kind::File => {
             Some(LowerData {
                 blocks: u64::try_from(stat.st_blocks).unwrap_or(0),
-                file: LowerFile {
+                file: LowerFile::Plain(PlainFile {
                     dir,
                     name,
                     nlink: stat.st_nlink,
                     ino: stat.st_ino,
                     data: None,
-                },
+                }),
+            })
+        }
+        Some(Hit::Indexed(at)) => {
+            let inode = index?.inode(at)?;
+            let nlink = inode.nlink;
+            (Kind::indexed(inode.kind) == Kind::File).then_some(LowerData {
+                blocks: inode.blocks,
+                file: LowerFile::Indexed { at, nlink },
             })
         }
         Some(_) | None => None,

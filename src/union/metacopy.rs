@@ -21,6 +21,7 @@ use super::copy_data::copy_data;
 use super::copy_up::Content;
 use super::error::{Error, Result};
 use super::fs::{Stale, Union};
+use super::indexed::indexed_path;
 use super::inode_table::Identity;
 use super::layers::{LowerData, LowerFile, LowerPath, Redirect, parse_redirect};
 use super::lookup::upper_identity;
@@ -139,7 +140,7 @@ impl Note {
 impl Union {
     /// A descriptor (`O_PATH`) of the data of a layer's file.
     pub(super) fn lower_data_fd(&self, file: &LowerFile) -> Result<Arc<OwnedFd>> {
-        match &file.data {
+        match file.data() {
             Some(data) => self.lower_file_fd(&data.file),
             None => self.lower_file_fd(file),
         }
@@ -217,6 +218,10 @@ impl Union {
 
     /// Where the lower layers show a node that has not been copied up; none if it has no name.
     pub(super) fn lower_path_of(&self, node: &Node) -> LowerPath {
+        if let Place::Lower(LowerFile::Indexed { at, .. }) = node.place() {
+            let path = self.index().and_then(|index| indexed_path(index, at));
+            return path.unwrap_or_default();
+        }
         let shown = self.first_name(node);
         let path = shown.and_then(|(parent, name)| Some(parent.dir()?.lower_path.join(&name)));
         path.unwrap_or_default()

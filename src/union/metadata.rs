@@ -8,6 +8,7 @@ use super::copy_up::Content;
 use super::error::{Error, Result};
 use super::file_io::drop_set_id;
 use super::fs::Union;
+use super::indexed::Known;
 use super::inode_table::ROOT;
 use super::owner::IdMap;
 use crate::sys::dirfd;
@@ -15,9 +16,11 @@ use crate::sys::dirfd;
 impl Union {
     /// What `stat` shows of a node, be it unlinked.
     pub fn getattr(&self, ino: u64) -> Result<Attr> {
-        let node = self.node(ino)?;
         let _tree = self.tree.read();
-        self.attr_of(&node)
+        match self.known(ino)? {
+            Known::Node(node) => self.attr_of(&node),
+            Known::Indexed(_, at) => Ok(self.shown(self.indexed_attr(at)?)),
+        }
     }
 
     /// Changes attributes; the copy-up comes first. A change of nothing is what the kernel asks for
@@ -78,11 +81,16 @@ impl Union {
 
     /// The target of a symlink.
     pub fn readlink(&self, ino: u64) -> Result<Vec<u8>> {
-        let node = self.node(ino)?;
+        let _tree = self.tree.read();
+        let node = match self.known(ino)? {
+            Known::Indexed(index, at) => {
+                return index.target(at).map(<[u8]>::to_vec).ok_or(Error::Invalid);
+            }
+            Known::Node(node) => node,
+        };
         if node.kind != Kind::Symlink {
             return Err(Error::Invalid);
         }
-        let _tree = self.tree.read();
         let target = rustix::fs::readlinkat(&*self.path_fd(&node)?, "", Vec::new())?;
         Ok(target.into_bytes())
     }
@@ -90,7 +98,8 @@ impl Union {
     /// The file system that changes go to, or that the top layer is on.
     pub fn statfs(&self) -> Result<StatVfs> {
         let _tree = self.tree.read();
-        let root = self.path_fd(&self.node(ROOT)?)?;
+        let root = self.node(ROOT)?;
+        let root = self.path_fd(&root)?;
         Ok(rustix::fs::fstatvfs(&*root)?)
     }
 }

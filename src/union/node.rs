@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 
 use super::attr::Kind;
 use super::fd_cache::FdCache;
-use super::inode_table::{Ino, InodeTable};
-use super::layers::{LowerDir, LowerFile, LowerPath};
+use super::inode_table::{Ino, InodeTable, indexed_ino};
+use super::layers::{LowerDir, LowerFile, LowerIndex, LowerPath};
 use super::metacopy::Metacopy;
 
 /// An inode of the view.
@@ -160,17 +160,20 @@ impl Node {
 
     /// Whether it is a layer's file with more than one link.
     pub(crate) fn is_lower_hard_link(&self) -> bool {
-        matches!(&self.state.lock().place, Place::Lower(file) if file.nlink > 1)
+        matches!(&self.state.lock().place, Place::Lower(file) if file.is_hard_link())
     }
 }
 
-/// The table with the cache that a forgotten node's descriptor leaves.
+/// The table, with the index whose inodes mostly are not in it, and the cache that a forgotten node's
+/// descriptor leaves.
 #[derive(Debug)]
 pub(crate) struct Nodes {
     /// Numbers, names and identities.
     pub(crate) table: Mutex<InodeTable<Node>>,
     /// Directory descriptors.
     pub(crate) fds: FdCache,
+    /// What the layers show together.
+    pub(crate) index: Option<LowerIndex>,
 }
 
 impl Nodes {
@@ -180,9 +183,63 @@ impl Nodes {
         NodeRef::adopt(node, self)
     }
 
-    /// Takes back `count` users of a node.
-    pub(crate) fn release(&self, ino: Ino, count: u64) {
-        let gone = self.table.lock().release(ino, count);
+    /// Takes back one user of a node.
+    fn release(&self, ino: Ino) {
+        let gone = self.table.lock().release(ino, 1);
+        self.bury(gone);
+    }
+
+    /// Counts on an inode of the index as the kernel does; `None` if it is not what the index says.
+    pub(crate) fn count_indexed(self: &Arc<Self>, at: u32) -> Option<InoRef> {
+        let mut table = self.table.lock();
+        if table.is_kept(at) {
+            return None;
+        }
+        self.acquire_indexed(&mut table, at);
+        drop(table);
+        Some(InoRef {
+            ino: indexed_ino(at),
+            nodes: Some(self.clone()),
+        })
+    }
+
+    /// With an inode, the directory it is in is counted on: a change of that must be known as long as
+    /// anything below it is.
+    fn acquire_indexed(&self, table: &mut InodeTable<Node>, at: u32) {
+        let mut next = Some(at);
+        while let Some(at) = next
+            && table.acquire_indexed(at)
+        {
+            next = self.directory_of(at);
+        }
+    }
+
+    /// The directory that the index has an inode in; `None` if that is the root, which needs no count.
+    fn directory_of(&self, at: u32) -> Option<u32> {
+        let index = self.index.as_ref()?;
+        let (directory, _) = index.names(at).next()?;
+        (directory != 0).then_some(directory)
+    }
+
+    /// Takes back `count` lookups, as the kernel counts them.
+    pub(crate) fn forget(&self, ino: Ino, count: u64) {
+        let mut table = self.table.lock();
+        let mut gone = Vec::new();
+        match table.place_of(ino) {
+            None => gone = table.release(ino, count),
+            Some(at) => {
+                let mut next = Some((at, count));
+                while let Some((at, count)) = next {
+                    let (is_last, nodes) = table.release_indexed(at, count);
+                    gone.extend(nodes);
+                    next = match is_last {
+                        true => self.directory_of(at).map(|directory| (directory, 1)),
+                        false => None,
+                    };
+                }
+            }
+        }
+        drop(table);
         self.bury(gone);
     }
 
@@ -196,10 +253,9 @@ impl Nodes {
 
 /// A node that is counted on until this is dropped.
 #[derive(Debug)]
-pub struct NodeRef {
+pub(crate) struct NodeRef {
     node: Arc<Node>,
-    /// `None` once the count is the kernel's.
-    nodes: Option<Arc<Nodes>>,
+    nodes: Arc<Nodes>,
 }
 
 impl NodeRef {
@@ -207,38 +263,69 @@ impl NodeRef {
     pub(crate) fn adopt(node: Arc<Node>, nodes: &Arc<Nodes>) -> NodeRef {
         NodeRef {
             node,
-            nodes: Some(nodes.clone()),
+            nodes: nodes.clone(),
         }
-    }
-
-    /// Its number in the view.
-    pub fn ino(&self) -> u64 {
-        self.node.ino
-    }
-
-    /// Leaves the count to the kernel, which gives it back with FORGET.
-    pub fn leave_to_kernel(mut self) {
-        self.nodes = None;
     }
 
     /// The node itself.
     pub(crate) fn node(&self) -> &Arc<Node> {
         &self.node
     }
+
+    /// Counts on its number as the kernel does.
+    pub(crate) fn number(&self) -> InoRef {
+        let ino = self.node.ino;
+        let mut table = self.nodes.table.lock();
+        match table.place_of(ino) {
+            Some(at) => self.nodes.acquire_indexed(&mut table, at),
+            None => table.acquire(ino),
+        }
+        drop(table);
+        InoRef {
+            ino,
+            nodes: Some(self.nodes.clone()),
+        }
+    }
 }
 
 impl Deref for NodeRef {
-    type Target = Node;
+    type Target = Arc<Node>;
 
-    fn deref(&self) -> &Node {
+    fn deref(&self) -> &Arc<Node> {
         &self.node
     }
 }
 
 impl Drop for NodeRef {
     fn drop(&mut self) {
+        self.nodes.release(self.node.ino);
+    }
+}
+
+/// A number that is counted on, as the kernel counts, until this is dropped or left to the kernel.
+#[derive(Debug)]
+pub struct InoRef {
+    ino: Ino,
+    /// `None` once the count is the kernel's.
+    nodes: Option<Arc<Nodes>>,
+}
+
+impl InoRef {
+    /// The number in the view.
+    pub fn ino(&self) -> u64 {
+        self.ino
+    }
+
+    /// Leaves the count to the kernel, which gives it back with FORGET.
+    pub fn leave_to_kernel(mut self) {
+        self.nodes = None;
+    }
+}
+
+impl Drop for InoRef {
+    fn drop(&mut self) {
         if let Some(nodes) = &self.nodes {
-            nodes.release(self.node.ino, 1);
+            nodes.forget(self.ino, 1);
         }
     }
 }

@@ -147,10 +147,13 @@ impl Union {
             }
             state.gone = unlinked;
         }
+        let mut table = self.nodes.table.lock();
+        table.keep(node.ino);
         if unlinked {
             // The disk may give its number to another file once it is closed.
-            self.nodes.table.lock().set_identity(node.ino, None);
+            table.set_identity(node.ino, None);
         }
+        drop(table);
         Ok(())
     }
 }

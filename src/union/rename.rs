@@ -249,7 +249,8 @@ impl Union {
         match merged {
             Some(dir) => {
                 let redirect = dirfd::get_xattr_fd(fd, self.xattrs.redirect)?;
-                Ok(redirect.is_some_and(|value| value == dir.lower_path.to_redirect()))
+                let path = self.path_below(dir)?.to_redirect();
+                Ok(redirect.is_some_and(|value| value == path))
             }
             None => Ok(self.is_opaque_fd(fd)?),
         }
@@ -300,7 +301,7 @@ impl Union {
         }
         self.mark_redirects()?;
         let fd = dirfd::open_dir(&*place.dir, place.name)?;
-        self.set_redirect(fd, &dir.lower_path)
+        self.set_redirect(fd, &self.path_below(&dir)?)
     }
 
     /// The kernel renames over an empty directory only, and whiteouts are entries to it.

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::copy_up::Content;
 use super::error::{Error, Result};
 use super::fs::Union;
+use super::indexed::Known;
 use super::layers::is_private_xattr;
 use crate::sys::dirfd;
 
@@ -28,8 +29,17 @@ impl Union {
         if is_private_xattr(name) {
             return Err(Error::NoAttribute);
         }
-        let node = self.node(ino)?;
         let _tree = self.tree.read();
+        let node = match self.known(ino)? {
+            Known::Indexed(index, at) => {
+                let mut xattrs = index.xattrs(at);
+                let found = xattrs.find(|(known, _)| *known == name);
+                return found
+                    .map(|(_, value)| value.to_vec())
+                    .ok_or(Error::NoAttribute);
+            }
+            Known::Node(node) => node,
+        };
         let fd = self.path_fd(&node)?;
         // Here "not supported" is an answer of its own.
         match dirfd::ask_xattr_fd(&*fd, name) {
@@ -40,8 +50,15 @@ impl Union {
 
     /// The names of all attributes, each followed by a NUL.
     pub fn listxattr(&self, ino: u64) -> Result<Vec<u8>> {
-        let node = self.node(ino)?;
         let _tree = self.tree.read();
+        let node = match self.known(ino)? {
+            Known::Indexed(index, at) => {
+                let names = index.xattrs(at).map(|(name, _)| name);
+                let names = names.filter(|name| self.check_xattr(name).is_ok());
+                return Ok(names.flat_map(|name| [name, &b"\0"[..]].concat()).collect());
+            }
+            Known::Node(node) => node,
+        };
         let fd = self.path_fd(&node)?;
         let mut list = Vec::new();
         for name in dirfd::list_xattrs_fd(&*fd)? {

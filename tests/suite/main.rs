@@ -44,6 +44,7 @@ mod syncs;
 mod union;
 mod union_caching;
 mod union_failures;
+mod union_indexed;
 mod union_model;
 mod union_mount;
 mod union_mounted;
@@ -61,6 +62,17 @@ macro_rules! cases {
         vec![$($(Case {
             name: concat!(stringify!($topic), "::", stringify!($name)),
             run: $topic::$name,
+            needs: $needs.to_vec(),
+        }),*),*]
+    };
+}
+
+/// As `cases!`, on layers that are indexed as a store's are.
+macro_rules! indexed_cases {
+    ($needs:expr => $($topic:ident::{$($name:ident),* $(,)?}),* $(,)?) => {
+        vec![$($(Case {
+            name: concat!(stringify!($topic), "::indexed::", stringify!($name)),
+            run: || union_support::with_index($topic::$name),
             needs: $needs.to_vec(),
         }),*),*]
     };
@@ -265,6 +277,26 @@ fn cases() -> Vec<Case> {
         }),
         cases!([BESIDE_OVERLAY, &[Need::Tool("setfattr")]].concat() => metacopy::{
             overlayfs_and_a_view_take_turns,
+        }),
+        cases!(STORE => union_indexed::{
+            metadata_come_from_the_index_alone, numbers_are_those_of_the_index,
+            numbers_are_good_without_their_directories,
+        }),
+        indexed_cases!(STORE => union::{
+            an_unlinked_name_and_one_not_looked_up, whiteouts_only_where_needed,
+            removed_trees_do_not_come_back, copy_up_keeps_everything,
+            copy_up_leaves_the_parents_times, hard_links_survive_copy_up,
+            hard_links_below_moved_directories, an_early_reader_sees_later_writes, numbers_stay,
+            private_xattrs_are_hidden, leftovers_are_removed_at_start,
+            an_opaque_root_hides_the_layers_below, names, a_null_device_is_no_whiteout,
+        }),
+        indexed_cases!(STORE => union_model::{random_operations, random_layers_without_operations}),
+        indexed_cases!(BESIDE_OVERLAY => union_mount::{
+            shows_what_overlayfs_shows, overlayfs_reads_what_a_view_wrote,
+        }),
+        indexed_cases!(VIEW => union_mount::{
+            an_open_file_outlives_its_names, a_removed_working_directory, wide_directories,
+            entries_come_and_go_while_listed, read_only, two_hundred_layers, many_processes_at_once,
         }),
         cases!(STORE_ON_DISK => union::{no_copy_up_without_the_attributes}),
         cases!(VIEW => union::{a_dead_layer_is_not_an_empty_one}),

@@ -257,6 +257,7 @@ pub fn hard_links_below_moved_directories() {
 pub fn an_early_reader_sees_later_writes() {
     let dirs = Dirs::new(1);
     put(&dirs.layer(0), "file", "before");
+    put(&dirs.layer(0), "other", "data");
     let view = dirs.view();
     let reader = view.open("file", OFlags::RDONLY).unwrap();
     assert_eq!(view.read_handle(reader).unwrap(), b"before");
@@ -267,7 +268,6 @@ pub fn an_early_reader_sees_later_writes() {
     view.unlink("moved").unwrap();
     assert_eq!(view.read_handle(reader).unwrap(), b"moved!");
     // A copy-up by a change of attributes alone, while it is open.
-    put(&dirs.layer(0), "other", "data");
     let reader = view.open("other", OFlags::RDONLY).unwrap();
     let mode = SetAttr {
         mode: Some(0o600),
@@ -520,6 +520,7 @@ pub fn nothing_is_left_counted() {
     view.rename("d", "e", RenameHow::Replace).unwrap();
     assert_eq!(view.union.getattr(ino), Err(Error::Stale));
     let layers = Layers {
+        index: None,
         lowers: vec![open_dir(&dirs.layer(0))],
         upper: None,
         work: None,

@@ -135,6 +135,7 @@ pub fn truncation_copies_no_data() {
         fs::create_dir(small.path().join(name)).unwrap();
     }
     let layers = Layers {
+        index: None,
         lowers: vec![open_dir(&dirs.layer(0))],
         upper: Some(open_dir(&small.path().join("upper"))),
         work: Some(open_dir(&small.path().join("work"))),

@@ -378,6 +378,7 @@ pub fn a_full_disk() {
         fs::create_dir(small.join(name)).unwrap();
     }
     let layers = layerctl::union::Layers {
+        index: None,
         lowers: vec![open_dir(&dirs.layer(0))],
         upper: Some(open_dir(&small.join("upper"))),
         work: Some(open_dir(&small.join("work"))),

@@ -1,6 +1,7 @@
 //! What the union's tests share: directories to make a view of, and a driver that calls the union
 //! by paths, without a mount.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -21,6 +22,17 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// Root, as the caller of everything.
 pub const ROOT: Caller = Caller { uid: 0, gid: 0 };
+
+thread_local! {
+    static WITH_INDEX: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a test on layers that are indexed.
+pub fn with_index(run: fn()) {
+    WITH_INDEX.set(true);
+    run();
+    WITH_INDEX.set(false);
+}
 
 /// Layers (`l0` topmost), upper and work, below a directory that goes with this.
 pub struct Dirs {
@@ -87,10 +99,12 @@ impl Dirs {
     }
 
     pub fn open(&self) -> Layers {
+        let lowers: Vec<OwnedFd> = (0..self.layers)
+            .map(|layer| open_dir(&self.layer(layer)))
+            .collect();
         Layers {
-            lowers: (0..self.layers)
-                .map(|layer| open_dir(&self.layer(layer)))
-                .collect(),
+            index: WITH_INDEX.get().then(|| self.index()),
+            lowers,
             upper: Some(open_dir(&self.upper())),
             work: Some(open_dir(&self.changes("work"))),
         }
@@ -310,4 +324,130 @@ impl View {
         names.sort();
         Ok(names)
     }
+}
+
+impl Dirs {
+    /// The index of all layers.
+    fn index(&self) -> layerctl::union::LowerIndex {
+        use layerctl::model::index::{Index, merge};
+        let layers: Vec<_> = (0..self.layers)
+            .map(|l| Index::open(index_of(&self.layer(l))).unwrap())
+            .collect();
+        let bytes = merge(&layers.iter().collect::<Vec<_>>()).unwrap();
+        let path = self.path("index");
+        fs::write(&path, bytes).unwrap();
+        Index::open(layerctl::sys::map::Map::of(&File::open(&path).unwrap()).unwrap()).unwrap()
+    }
+}
+
+/// A layer's index, made by the standard library's means.
+fn index_of(root: &Path) -> Vec<u8> {
+    use layerctl::model::index::{Builder, Inode, Kind, Scope, Time};
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let xattrs = |p: &Path| -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut names = vec![0; 65536];
+        let n = rustix::fs::llistxattr(p, &mut names[..]).unwrap();
+        names[..n]
+            .split(|b| *b == 0)
+            .filter(|n| !n.is_empty())
+            .map(|n| {
+                (
+                    n.to_vec(),
+                    get_xattr(p, std::str::from_utf8(n).unwrap()).unwrap(),
+                )
+            })
+            .collect()
+    };
+    let inode = |p: &Path, m: &fs::Metadata| {
+        let t = m.file_type();
+        let kind = if t.is_dir() {
+            Kind::Directory
+        } else if t.is_symlink() {
+            Kind::Symlink
+        } else if t.is_fifo() {
+            Kind::Fifo
+        } else if t.is_socket() {
+            Kind::Socket
+        } else if t.is_block_device() {
+            Kind::BlockDevice
+        } else if t.is_char_device() && m.rdev() == 0 {
+            Kind::Whiteout
+        } else if t.is_char_device() {
+            Kind::CharDevice
+        } else {
+            Kind::File
+        };
+        let dev = t.is_block_device() || t.is_char_device();
+        Inode {
+            kind,
+            opaque: t.is_dir() && get_xattr(p, "trusted.overlay.opaque") == Some(b"y".to_vec()),
+            mode: m.mode() & 0o7777,
+            uid: m.uid(),
+            gid: m.gid(),
+            size: m.size(),
+            blocks: m.blocks(),
+            atime: Time {
+                secs: m.atime(),
+                nanos: m.atime_nsec() as u32,
+            },
+            mtime: Time {
+                secs: m.mtime(),
+                nanos: m.mtime_nsec() as u32,
+            },
+            ctime: Time {
+                secs: m.ctime(),
+                nanos: m.ctime_nsec() as u32,
+            },
+            nlink: 0,
+            rdev: if dev { m.rdev() as u32 } else { 0 },
+            layer: 0,
+        }
+    };
+    let root_meta = fs::symlink_metadata(root).unwrap();
+    let x = xattrs(root);
+    let mut b = Builder::new(
+        Scope::Layer,
+        vec![layerctl::model::DiffId::of(root.as_os_str().as_bytes())],
+        &inode(root, &root_meta),
+        x.iter().map(|(a, b)| (&a[..], &b[..])),
+    );
+    let mut seen = std::collections::HashMap::new();
+    let mut todo = vec![(root.to_owned(), 0)];
+    while let Some((dir, at)) = todo.pop() {
+        for e in fs::read_dir(&dir).unwrap() {
+            let p = e.unwrap().path();
+            let m = fs::symlink_metadata(&p).unwrap();
+            let name = p.file_name().unwrap().as_bytes().to_vec();
+            if !m.is_dir()
+                && m.nlink() > 1
+                && let Some(h) = seen.get(&m.ino())
+            {
+                b.link(at, &name, *h).unwrap();
+                continue;
+            }
+            let target = if m.is_symlink() {
+                fs::read_link(&p)
+                    .unwrap()
+                    .into_os_string()
+                    .into_encoded_bytes()
+            } else {
+                vec![]
+            };
+            let x = xattrs(&p);
+            let h = b
+                .add(
+                    at,
+                    &name,
+                    &inode(&p, &m),
+                    &target,
+                    x.iter().map(|(a, b)| (&a[..], &b[..])),
+                )
+                .unwrap();
+            seen.insert(m.ino(), h);
+            if m.is_dir() {
+                todo.push((p, h));
+            }
+        }
+    }
+    b.finish().unwrap()
 }

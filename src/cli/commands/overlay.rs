@@ -295,6 +295,7 @@ fn open(options: &OverlayOptions) -> Result<(Union, Option<OwnedFd>), CommandErr
         .map(|dir| Directory::open("lower", dir));
     let lowers = lowers.collect::<Result<Vec<_>, _>>()?;
     let mut layers = Layers {
+        index: None,
         lowers: Vec::new(),
         upper: None,
         work: None,
