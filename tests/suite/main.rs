@@ -32,6 +32,7 @@ mod load;
 mod metacopy;
 mod namespaces;
 mod overlay;
+mod overlay_podman;
 mod places;
 mod power;
 mod random;
@@ -252,6 +253,9 @@ fn cases() -> Vec<Case> {
         }),
         cases!(STORE => archives_layers::{
             refused_entries, contained_entries, truncated_layers, mutated_layers, cancelled,
+        }),
+        cases!([podman, &[Need::Fuse, Need::Tool("busybox")]].concat() => overlay_podman::{
+            by_its_own_name, by_the_name_of_fuse_overlayfs, running_containers,
         }),
         cases!([podman, &[Need::Tool("zstd")]].concat() => archives_tools::{podman_docker_archive}),
         cases!([podman, &[Need::Tool("gzip")]].concat() => archives_tools::{podman_oci}),
