@@ -21,7 +21,7 @@ use crate::store::layout::{open_directory, sync_directory};
 use crate::store::remove_tree::remove_tree;
 use crate::store::staging::{LayerSizes, Staged};
 use crate::store::unpack::{UnpackError, unpack};
-use crate::store::{Store, StoreError, reserve};
+use crate::store::{Store, StoreError, index, reserve};
 
 /// Why an archive was not loaded.
 #[derive(Debug, thiserror::Error)]
@@ -134,6 +134,17 @@ pub fn load(
     // Their locks first, for they are in use now; then those that another load has brought as well.
     staged.retain(|_, staged| !staged.is_published());
     drop(staged);
+    for image in &images {
+        let layers = image.layers.iter().rev();
+        let layers: Vec<DiffId> = layers.map(|layer| layer.diff_id.clone()).collect();
+        // It is loaded: what cannot be made now is made by its first view.
+        if let Err(e) = index::prepare(store, &image.id, &layers) {
+            tracing::warn!(
+                "{e}; the first view of {} makes its index",
+                image.id.short()
+            );
+        }
+    }
     Ok(images
         .into_iter()
         .map(|image| Loaded {
@@ -171,7 +182,7 @@ fn stage(
             wanted: layer.diff_id.clone(),
         });
     }
-    staged.complete(unpacked.size, unpacked.has_root)?;
+    staged.complete(store, &layer.diff_id, unpacked.size, unpacked.has_root)?;
     Ok(staged)
 }
 

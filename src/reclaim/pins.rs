@@ -8,7 +8,7 @@
 //! Not here: the rows that say who pins what (`db`), the renames (`store::layout`), and how a lock is
 //! taken (`store::lock`).
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -35,6 +35,11 @@ impl Pin {
     /// Whether the layer that is now in `layers/` for this diff is the one that is pinned.
     pub fn is_current(&self, store: &Store, diff: &DiffId) -> Result<bool, StoreError> {
         lock::leads_to(&store.layer(diff), &self.directory)
+    }
+
+    /// The layer's directory, whatever name it has by now.
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
     }
 
     /// The layer's tree, opened.

@@ -4,10 +4,10 @@
 //! ROOT/
 //!   store.db             the database; the tree follows it
 //!   reserve              room for the database when the disk is full
-//!   layers/<hex>/        one unpacked layer: tree/
+//!   layers/<hex>/        one unpacked layer: tree/, index (see `store::index`) and complete
 //!   staging/<unique>/    a layer being unpacked (see `store::staging`)
 //!   marked/<hex>.<row>/  a layer without a name, still read by the views that pin it
-//!   images/<hex>/        config
+//!   images/<hex>/        config, and index: the merged one of its layers
 //!   containers/<hex>/    upper/ work/ merged/ log
 //! ```
 //!
@@ -148,6 +148,11 @@ impl Store {
     /// An image's config, as it was in the archive, byte for byte.
     pub fn image_config(&self, id: &ImageId) -> PathBuf {
         self.image(id).join("config")
+    }
+
+    /// An image's merged index. A cache: it may be missing at any time.
+    pub fn image_index(&self, id: &ImageId) -> PathBuf {
+        self.image(id).join(super::index::NAME)
     }
 
     /// Where a container's files lie.

@@ -1,6 +1,7 @@
 //! The store on disk: its layout, staging, and unpacking of layers.
 
 pub mod error;
+pub mod index;
 pub mod layout;
 pub mod lock;
 pub mod remove_tree;

@@ -3,7 +3,8 @@
 //! ```text
 //! staging/<hex>.<unique>/
 //!   tree/      what is unpacked
-//!   complete   there once the tree is whole and on the disk: its sizes
+//!   index      its metadata (see `store::index`)
+//!   complete   there once both are whole and on the disk: the layer's sizes
 //! ```
 //!
 //! Whoever fills such a directory holds its exclusive `flock`, so one without a holder is a
@@ -21,10 +22,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
+use super::index::{self, Condition};
 use super::layout::{Store, names_in, read_if_there, sync_directory};
 use super::lock::{self, Attempt};
 use super::remove_tree::remove_tree;
-use super::usage::measure;
+use super::usage::{Usage, measure, measure_one};
 use crate::model::DiffId;
 
 /// The sizes of a layer that is complete.
@@ -90,7 +92,7 @@ impl Staged {
                         size,
                         entries,
                         has_root,
-                    }) if measure(&staged.tree())?.entries == entries => {
+                    }) if staged.is_whole(store, diff, entries)? => {
                         let bytes = measure(&staged.path)?.bytes;
                         staged.sizes = Some(LayerSizes {
                             size,
@@ -132,22 +134,47 @@ impl Staged {
         self.sizes
     }
 
-    /// Bring all of it to the disk and note that it is complete. `size` is the sum of its files'
-    /// lengths, `has_root` whether its tar has an entry for the root directory.
-    pub fn complete(&mut self, size: u64, has_root: bool) -> Result<LayerSizes, StoreError> {
-        // One syncfs: an fsync a file is ten times slower. It comes before the measuring, because
+    /// Whether the tree has so many entries, and those that its index says. That is made if it is
+    /// not there or damaged.
+    fn is_whole(&self, store: &Store, diff: &DiffId, entries: u64) -> Result<bool, StoreError> {
+        let (usage, index) = index::check_layer(&self.path, diff)?;
+        if usage.entries != entries {
+            return Ok(false);
+        }
+        match index {
+            Condition::Sound => Ok(true),
+            Condition::Differs(_) => Ok(false),
+            Condition::Missing | Condition::Damaged(_) => {
+                index::make(store, &self.path, diff).map(|_| true)
+            }
+        }
+    }
+
+    /// Bring all of it to the disk, make its index, and note that it is complete. `size` is the sum
+    /// of its files' lengths, `has_root` whether its tar has an entry for the root directory.
+    pub fn complete(
+        &mut self,
+        store: &Store,
+        diff: &DiffId,
+        size: u64,
+        has_root: bool,
+    ) -> Result<LayerSizes, StoreError> {
+        // One syncfs: an fsync a file is ten times slower. It comes before the walk, because
         // ext4 gives out blocks as late as it writes, and before the name that says "complete", so
         // that a crash never leaves that name on a tree with holes.
         rustix::fs::syncfs(&self.directory).map_err(StoreError::at("sync", &self.path))?;
-        let entries = measure(&self.tree())?.entries;
+        let Usage { bytes, entries } = index::make(store, &self.path, diff)?;
         self.note(&Note {
             size,
             entries,
             has_root,
         })?;
         sync_directory(&self.path)?;
-        // The note's own block and the directory's belong to the layer as well.
-        let bytes = measure(&self.path)?.bytes;
+        // What lies beside the tree belongs to the layer as well.
+        let mut bytes = bytes + measure_one(&self.path)?;
+        for name in [index::NAME, COMPLETE] {
+            bytes += measure_one(&self.path.join(name))?;
+        }
         let sizes = LayerSizes {
             size,
             bytes,
@@ -308,7 +335,7 @@ mod tests {
         let (_dir, store, diff) = store();
         let mut staged = Staged::create(&store, &diff).unwrap();
         std::fs::write(staged.tree().join("f"), vec![1; 10_000]).unwrap();
-        let sizes = staged.complete(10_000, true).unwrap();
+        let sizes = staged.complete(&store, &diff, 10_000, true).unwrap();
         assert!(sizes.bytes >= 12_288 && sizes.size == 10_000 && sizes.entries == 2);
         assert!(
             Staged::adopt(&store, &diff).unwrap().is_none(),
@@ -335,7 +362,7 @@ mod tests {
         fs::create_dir_all(store.layer(&diff).join("tree")).unwrap();
         fs::write(store.layer(&diff).join("tree/old"), "").unwrap();
         let mut staged = Staged::create(&store, &diff).unwrap();
-        staged.complete(0, false).unwrap();
+        staged.complete(&store, &diff, 0, false).unwrap();
         staged.publish(&store, &diff).unwrap();
         assert!(!store.layer(&diff).join("tree/old").exists());
         assert_eq!(names_in(&store.staging()).unwrap().len(), 1);

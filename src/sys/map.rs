@@ -4,8 +4,9 @@
 use std::fs::File;
 use std::ptr::NonNull;
 
+use rustix::io::Errno;
 use rustix::io::Result;
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 
 /// A file mapped whole. The file must never be cut short while this lives (reading beyond its end is
 /// a SIGBUS): the files of a store are replaced by renames, never changed.
@@ -24,10 +25,11 @@ impl Map {
     /// Map an open file as long as it is now.
     ///
     /// # Errors
-    /// What the system says of a file that cannot be mapped, or is too long for the address space.
+    /// What the system says of a file that cannot be mapped or read, or is too long for the address
+    /// space.
     pub fn of(file: &File) -> Result<Map> {
         let length = rustix::fs::fstat(file)?.st_size;
-        let length = usize::try_from(length).map_err(|_| rustix::io::Errno::OVERFLOW)?;
+        let length = usize::try_from(length).map_err(|_| Errno::OVERFLOW)?;
         if length == 0 {
             // The kernel maps nothing of no length.
             let start = NonNull::dangling();
@@ -38,8 +40,17 @@ impl Map {
             let none = std::ptr::null_mut();
             mmap(none, length, ProtFlags::READ, MapFlags::PRIVATE, file, 0)?
         };
-        let start = NonNull::new(start.cast()).ok_or(rustix::io::Errno::NOMEM)?;
-        Ok(Map { start, length })
+        let start = NonNull::new(start.cast()).ok_or(Errno::NOMEM)?;
+        let map = Map { start, length };
+        // Read now what a disk that fails would make a SIGBUS later. SAFETY: only asks for the pages
+        // of our own mapping.
+        match unsafe { madvise(start.as_ptr().cast(), length, Advice::LinuxPopulateRead) } {
+            Ok(()) => Ok(map),
+            // Before Linux 5.14.
+            Err(Errno::INVAL) => Ok(map),
+            Err(Errno::FAULT) => Err(Errno::IO),
+            Err(errno) => Err(errno),
+        }
     }
 }
 

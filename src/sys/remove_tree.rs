@@ -32,14 +32,21 @@ pub fn remove_tree(parent: impl AsFd, name: &[u8]) -> Result<()> {
         Err(e @ (Errno::ISDIR | Errno::PERM)) => e,
         Err(e) => return Err(e),
     };
-    match open_child(parent.as_fd(), name) {
-        Ok(directory) => empty(directory)?,
-        Err(Errno::NOTDIR) => return Err(why),
-        Err(e) => return Err(e),
-    }
-    match unlinkat(&parent, name, AtFlags::REMOVEDIR) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(e) => Err(e),
+    let mut attempts = 3;
+    loop {
+        match open_child(parent.as_fd(), name) {
+            Ok(directory) => empty(directory)?,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::NOTDIR) => return Err(why),
+            Err(e) => return Err(e),
+        }
+        attempts -= 1;
+        match unlinkat(&parent, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            // A view that just starts has put its image's index there since.
+            Err(Errno::NOTEMPTY) if attempts > 0 => {}
+            Err(e) => return Err(e),
+        }
     }
 }
 

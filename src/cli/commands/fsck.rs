@@ -13,20 +13,23 @@ use crate::cli::error::{CommandError, complain, warn};
 use crate::db::{Image, Snapshot};
 use crate::image::config;
 use crate::image::removal::{self, Unfollowed};
-use crate::model::{ImageId, Layer, Phase};
+use crate::model::{DiffId, ImageId, Layer, Phase};
 use crate::reclaim::pins::Pin;
 use crate::reclaim::{execute, plan};
-use crate::store::layout::ContainerDir;
-use crate::store::usage::measure;
+use crate::store::index::{self, Condition};
+use crate::store::layout::{ContainerDir, names_in};
+use crate::store::usage::{Usage, measure, measure_one};
 use crate::store::{Store, StoreError};
 
 /// Arguments of `fsck`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Also walk every layer: its entries and allocated bytes must be those it was unpacked with
+    /// Also walk every layer: its entries and allocated bytes must be those it was unpacked with, and
+    /// its index must say what is there
     #[arg(long)]
     deep: bool,
-    /// Remove the images that are damaged, so that they can be loaded again, and reclaim the rest
+    /// Remove the images that are damaged, so that they can be loaded again, and reclaim the rest; make
+    /// damaged indexes anew
     #[arg(long)]
     repair: bool,
 }
@@ -62,7 +65,12 @@ fn check(cx: &mut Context, deep: bool) -> Result<Damage, CommandError> {
         if let Err(why) = found
             && now.as_ref() == Some(layer)
         {
-            damage.found(format_args!("layer {}: {why}", snapshot.chain_of(layer)));
+            let chain = snapshot.chain_of(layer);
+            damage.found(format_args!("layer {chain}: {why}"));
+            if matches!(why, Wrong::Index(_)) {
+                damage.layer_indexes.push(layer.clone());
+                continue;
+            }
             damage.layers.insert(layer.id);
             let images = snapshot.named_by(layer).into_iter();
             let images = images.filter_map(|id| snapshot.image(id));
@@ -72,11 +80,14 @@ fn check(cx: &mut Context, deep: bool) -> Result<Damage, CommandError> {
         }
     }
     for image in &snapshot.images {
-        if let Err(why) = check_image(&cx.store, &snapshot, image)
+        if let Err(why) = check_image(&cx.store, &snapshot, image, deep)
             && cx.db.read(|tx| tx.image_loaded(&image.id))? == Some(image.loaded)
         {
             damage.found(format_args!("image {}: {why}", image.id));
-            damage.images.insert(image.id.clone(), image.loaded);
+            match why {
+                Wrong::Index(_) => damage.image_indexes.push(image.clone()),
+                Wrong::Itself(_) => drop(damage.images.insert(image.id.clone(), image.loaded)),
+            }
         }
     }
     for container in &snapshot.containers {
@@ -111,6 +122,10 @@ struct Damage {
     layers: BTreeSet<i64>,
     /// The images that are, or whose layers are, and when they were loaded.
     images: BTreeMap<ImageId, Timestamp>,
+    /// Layers that are sound but for their index.
+    layer_indexes: Vec<Layer>,
+    /// Images that are.
+    image_indexes: Vec<Image>,
 }
 
 impl Damage {
@@ -120,10 +135,30 @@ impl Damage {
     }
 }
 
-/// Entries in a layer's directory beside those of the tree: itself, and the note that it is complete.
-const BESIDE_THE_TREE: u64 = 2;
+/// What is wrong with a layer or an image.
+enum Wrong {
+    /// With what it was loaded as: it can only be loaded again.
+    Itself(String),
+    /// With its index alone, which can be made anew.
+    Index(String),
+}
 
-fn check_layer(store: &Store, layer: &Layer, deep: bool) -> Result<(), String> {
+impl From<String> for Wrong {
+    fn from(why: String) -> Wrong {
+        Wrong::Itself(why)
+    }
+}
+
+impl Display for Wrong {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Wrong::Itself(why) => f.write_str(why),
+            Wrong::Index(why) => write!(f, "its index is damaged: {why}"),
+        }
+    }
+}
+
+fn check_layer(store: &Store, layer: &Layer, deep: bool) -> Result<(), Wrong> {
     let directory = store.layer_directory(layer);
     if matches!(layer.phase, Phase::Reclaiming | Phase::Marking) {
         // On its way out, with or without its files.
@@ -138,18 +173,39 @@ fn check_layer(store: &Store, layer: &Layer, deep: bool) -> Result<(), String> {
         Phase::Present => Pin::acquire(store, &layer.diff).map_err(|e| e.to_string())?,
         _ => None,
     };
-    let found = measure(&directory).map_err(|e| e.to_string())?;
-    if found.entries != layer.entries + BESIDE_THE_TREE {
-        let found = found.entries.saturating_sub(BESIDE_THE_TREE);
-        return Err(format!("{found} entries, {} were unpacked", layer.entries));
+    let checked = index::check_layer(&directory, &layer.diff).map_err(|e| e.to_string())?;
+    let (Usage { bytes, entries }, condition) = checked;
+    if entries != layer.entries {
+        let why = format!("{entries} entries, {} were unpacked", layer.entries);
+        return Err(why.into());
     }
-    if found.bytes != layer.bytes {
-        return Err(format!(
-            "{} bytes are allocated, {} were when it was unpacked",
-            found.bytes, layer.bytes
-        ));
+    let beside = bytes_beside_the_tree(&directory).map_err(|e| e.to_string())?;
+    let index = measure_one(&directory.join("index")).map_err(|e| e.to_string())?;
+    let bytes = bytes + beside;
+    // Layers that an earlier version unpacked had no index then.
+    let is_right = [bytes, bytes - index].contains(&layer.bytes);
+    match condition {
+        Condition::Sound if is_right => Ok(()),
+        Condition::Missing if is_right => Ok(()),
+        Condition::Sound => Err(Wrong::Itself(format!(
+            "{bytes} bytes are allocated, {} were when it was unpacked",
+            layer.bytes
+        ))),
+        Condition::Differs(name) => Err(Wrong::Itself(format!(
+            "{name} is not what it was when it was unpacked"
+        ))),
+        // The bytes can be judged once it is whole.
+        Condition::Missing => Err(Wrong::Index("it is missing".to_owned())),
+        Condition::Damaged(why) => Err(Wrong::Index(why)),
     }
-    Ok(())
+}
+
+fn bytes_beside_the_tree(directory: &Path) -> Result<u64, StoreError> {
+    let mut bytes = measure_one(directory)?;
+    for name in names_in(directory)?.iter().filter(|name| *name != "tree") {
+        bytes += measure(&directory.join(name))?.bytes;
+    }
+    Ok(bytes)
 }
 
 /// A layer was marked while it was checked: the pin may have kept the removal from reclaiming it.
@@ -161,19 +217,31 @@ fn reclaim_held_up(cx: &mut Context, layer: &Layer) {
     }
 }
 
-fn check_image(store: &Store, snapshot: &Snapshot, image: &Image) -> Result<(), String> {
+fn check_image(store: &Store, snapshot: &Snapshot, image: &Image, deep: bool) -> Result<(), Wrong> {
     let config = config::raw(store, &image.id).map_err(|e| e.to_string())?;
     let found = ImageId::of(&config);
     if found != image.id {
-        return Err(format!("its config has the digest {found}"));
+        return Err(format!("its config has the digest {found}").into());
     }
     for place in &image.layers {
         let is_it = |l: &&Layer| l.phase == Phase::Present && l.diff == place.diff;
         if !snapshot.layers.iter().any(|l| is_it(&l)) {
-            return Err(format!("the store has no layer {}", place.diff));
+            return Err(format!("the store has no layer {}", place.diff).into());
         }
     }
-    Ok(())
+    if !deep {
+        return Ok(());
+    }
+    match index::check_image(store, &image.id, &top_down(image)) {
+        Condition::Sound | Condition::Missing => Ok(()),
+        Condition::Damaged(why) | Condition::Differs(why) => Err(Wrong::Index(why)),
+    }
+}
+
+/// The layers of an image, topmost first.
+fn top_down(image: &Image) -> Vec<DiffId> {
+    let places = image.layers.iter().rev();
+    places.map(|place| place.diff.clone()).collect()
 }
 
 fn check_container(directory: &ContainerDir) -> Result<(), String> {
@@ -202,6 +270,24 @@ fn repair(cx: &mut Context, damage: &Damage) -> Result<(), CommandError> {
         // Looked at again: it may have been loaded anew, and whole, since the check.
         if removal::remove_loaded(&mut cx.db, image, *loaded)?.is_some() {
             cx.line(format_args!("Removed: {image} (load it again)"))?;
+        }
+    }
+    for layer in &damage.layer_indexes {
+        // It is not to be reclaimed meanwhile.
+        let _pin = match layer.phase {
+            Phase::Present => Pin::acquire(&cx.store, &layer.diff)?,
+            _ => None,
+        };
+        let directory = cx.store.layer_directory(layer);
+        match index::repair_layer(&cx.store, &directory, &layer.diff) {
+            Ok(()) => cx.line(format_args!("Made anew: the index of {}", layer.chain))?,
+            Err(e) => warn(&e),
+        }
+    }
+    for image in &damage.image_indexes {
+        match index::repair_image(&cx.store, &image.id, &top_down(image)) {
+            Ok(()) => cx.line(format_args!("Made anew: the index of {}", image.id))?,
+            Err(e) => warn(&e),
         }
     }
     let images: Vec<ImageId> = damage.images.keys().cloned().collect();

@@ -1,0 +1,257 @@
+//! Indexes on disk: a layer's own in `layers/<hex>/index`, an image's merged one in
+//! `images/<hex>/index`. What is in them says `model::index`.
+//!
+//! Both can be made anew at any time, a layer's by walking its tree (whatever the tar said: what is
+//! on the disk is what a view shows), an image's from its layers'. So one that is missing, damaged,
+//! of another version or of other layers is no error but work; only damage is worth a message.
+//!
+//! An index is written without a name, brought to the disk, and then given its name: what has the
+//! name is whole, also after a power cut, and leaves nothing of itself if the process dies before.
+//! It is never changed, only unlinked and replaced, so who has mapped it keeps what it has.
+
+mod verify;
+mod walk;
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, MemfdFlags, Mode, OFlags, linkat, memfd_create, openat, unlinkat};
+use rustix::io::Errno;
+
+use super::layout::open_directory;
+use super::usage::Usage;
+use super::{Store, StoreError};
+use crate::model::index::{Index, Scope, merge};
+use crate::model::{DiffId, ImageId};
+use crate::sys::map::Map;
+use crate::sys::reason;
+
+pub use verify::{Condition, check_image, check_layer, repair_image, repair_layer};
+
+/// The name of an index in the directory of its layer or image.
+pub(super) const NAME: &str = "index";
+
+/// A layer of which the directory is open, and stays though its name may go.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerAt<'fd> {
+    /// Which layer it is.
+    pub diff: &'fd DiffId,
+    /// Its directory, in which `tree` and `index` are. Whoever gives it keeps it from being
+    /// reclaimed meanwhile.
+    pub directory: BorrowedFd<'fd>,
+}
+
+/// The merged index of an image's layers, given topmost first: that of the image's directory or, if
+/// that is not what it should be, one made now, which takes its place.
+///
+/// Where it cannot take that place (a full disk, an image that has been removed meanwhile) it works
+/// all the same, without a name or in memory.
+///
+/// # Errors
+/// A layer whose index is missing or damaged and whose tree cannot be read, or more entries than
+/// an index has room for.
+pub fn merged(
+    store: &Store,
+    image: &ImageId,
+    layers: &[LayerAt<'_>],
+) -> Result<Index<Map>, StoreError> {
+    let diffs: Vec<DiffId> = layers.iter().map(|layer| layer.diff.clone()).collect();
+    let path = store.image_index(image);
+    let directory = directory_of(store, image);
+    if let Some(directory) = &directory {
+        match read(directory, Scope::Merged, &diffs) {
+            Ok(index) => return Ok(index),
+            Err(trouble) => trouble.tell(&path),
+        }
+    }
+    let mut own = Vec::new();
+    for layer in layers {
+        own.push(own_or_made(store, layer)?);
+    }
+    keep(store, directory.as_ref(), &path, &merge_all(&own, &path)?)
+}
+
+/// Make the merged index of an image that has just been loaded, if it has none that is right. From
+/// the layers' own, which the load has made as well; nothing is locked.
+///
+/// # Errors
+/// One of them is missing or damaged, or the disk is full: then it is left to the first view.
+pub fn prepare(store: &Store, image: &ImageId, layers: &[DiffId]) -> Result<(), StoreError> {
+    let path = store.image_index(image);
+    let directory = open_directory(&store.image(image))?;
+    match read(&directory, Scope::Merged, layers) {
+        Ok(_) => return Ok(()),
+        Err(trouble) => trouble.tell(&path),
+    }
+    let mut own = Vec::new();
+    for diff in layers {
+        let directory = open_directory(&store.layer(diff))?;
+        own.push(read_layer(&directory, diff).map_err(|trouble| {
+            let path = store.layer(diff).join(NAME);
+            StoreError::at("use", &path)(io::Error::other(trouble.to_string()))
+        })?);
+    }
+    let file = unnamed(store, &merge_all(&own, &path)?)?;
+    name(&file, directory).map_err(StoreError::at("create", &path))
+}
+
+/// Make a layer's index from its tree and put it into its directory. Gives what the tree takes.
+pub(super) fn make(store: &Store, directory: &Path, diff: &DiffId) -> Result<Usage, StoreError> {
+    let tree = directory.join("tree");
+    let walked = walk::walk(open_directory(&tree)?, diff, &tree)?;
+    let file = unnamed(store, &walked.index)?;
+    let path = directory.join(NAME);
+    name(&file, open_directory(directory)?).map_err(StoreError::at("create", &path))?;
+    Ok(walked.usage)
+}
+
+/// Why an index on disk is not used.
+#[derive(Debug)]
+enum Trouble {
+    /// There is none.
+    Missing,
+    /// It is not what it should be.
+    Damaged(String),
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Trouble::Missing => f.write_str("it is missing"),
+            Trouble::Damaged(why) => f.write_str(why),
+        }
+    }
+}
+
+impl Trouble {
+    fn tell(&self, path: &Path) {
+        let path = path.display();
+        match self {
+            // Of a store that an earlier version has made, or never finished.
+            Trouble::Missing => tracing::debug!("{path} is missing: it is made"),
+            Trouble::Damaged(why) => tracing::warn!("{path} is damaged: {why}; it is made anew"),
+        }
+    }
+}
+
+fn directory_of(store: &Store, image: &ImageId) -> Option<OwnedFd> {
+    match open_directory(&store.image(image)) {
+        Ok(directory) => Some(directory),
+        Err(e) if e.is_not_found() => None,
+        Err(e) => {
+            tracing::warn!("{e}");
+            None
+        }
+    }
+}
+
+/// The index in a directory, if it is what it should be.
+fn read(directory: impl AsFd, scope: Scope, diffs: &[DiffId]) -> Result<Index<Map>, Trouble> {
+    let damaged = |errno: Errno| Trouble::Damaged(reason(&errno.into()));
+    // Not waiting for a writer where somebody has put a pipe.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match openat(directory, NAME, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT) => return Err(Trouble::Missing),
+        Err(errno) => return Err(damaged(errno)),
+    };
+    let map = Map::of(&file).map_err(damaged)?;
+    let index = Index::open(map).map_err(|e| Trouble::Damaged(e.to_string()))?;
+    let is_it = index.scope() == scope && index.diffs().eq(diffs.iter().cloned());
+    if !is_it {
+        return Err(Trouble::Damaged("it is of other layers".to_owned()));
+    }
+    Ok(index)
+}
+
+fn read_layer(directory: impl AsFd, diff: &DiffId) -> Result<Index<Map>, Trouble> {
+    read(directory, Scope::Layer, std::slice::from_ref(diff))
+}
+
+/// A layer's own index, made anew if it has to be.
+fn own_or_made(store: &Store, layer: &LayerAt<'_>) -> Result<Index<Map>, StoreError> {
+    // Only for messages: the directory may have got another name.
+    let path = store.layer(layer.diff).join(NAME);
+    match read_layer(layer.directory, layer.diff) {
+        Ok(index) => return Ok(index),
+        Err(trouble) => trouble.tell(&path),
+    }
+    let tree = store.layer(layer.diff).join("tree");
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = openat(layer.directory, "tree", flags, Mode::empty());
+    let opened = opened.map_err(StoreError::at("open", &tree))?;
+    let walked = walk::walk(opened, layer.diff, &tree)?;
+    keep(store, Some(&layer.directory), &path, &walked.index)
+}
+
+fn merge_all(own: &[Index<Map>], path: &Path) -> Result<Vec<u8>, StoreError> {
+    let own: Vec<&Index<Map>> = own.iter().collect();
+    merge(&own).map_err(|e| StoreError::at("make", path)(io::Error::other(e)))
+}
+
+/// Keep an index: in the directory if there is one and that can be done, else without a name or, on
+/// a full disk, in memory. `path` is for messages.
+fn keep(
+    store: &Store,
+    directory: Option<impl AsFd>,
+    path: &Path,
+    bytes: &[u8],
+) -> Result<Index<Map>, StoreError> {
+    let file = match unnamed(store, bytes) {
+        Ok(file) => {
+            match directory.map(|directory| name(&file, directory)) {
+                // The image was removed meanwhile.
+                None | Some(Ok(()) | Err(Errno::NOENT)) => {}
+                Some(Err(errno)) => tracing::warn!("{}", StoreError::at("create", path)(errno)),
+            }
+            file
+        }
+        Err(e) => {
+            tracing::warn!("{e}: {} stays in memory", path.display());
+            in_memory(bytes).map_err(StoreError::at("make", path))?
+        }
+    };
+    let map = Map::of(&file).map_err(StoreError::at("read", path))?;
+    Index::open(map).map_err(|e| StoreError::at("make", path)(io::Error::other(e)))
+}
+
+/// An index on the disk, but without a name. It is synced: what has the name must be whole after a
+/// power cut, else that could not be told from a disk that fails.
+fn unnamed(store: &Store, bytes: &[u8]) -> Result<File, StoreError> {
+    let directory = store.staging();
+    let write = || -> io::Result<File> {
+        let mut file = tempfile::tempfile_in(&directory)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        Ok(file)
+    };
+    write().map_err(StoreError::at("write an index in", &directory))
+}
+
+fn in_memory(bytes: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create("layerctl-index", MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    Ok(file)
+}
+
+/// Give an index its name in a directory, in the place of one that is there.
+fn name(file: &File, directory: impl AsFd) -> Result<(), Errno> {
+    let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+    loop {
+        let linked = linkat(CWD, &unnamed, &directory, NAME, AtFlags::SYMLINK_FOLLOW);
+        match linked {
+            // Unlinked, not renamed over: that would need a name elsewhere first, which a crash
+            // would leave. Who looks in between makes one for itself.
+            Err(Errno::EXIST) => match unlinkat(&directory, NAME, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno),
+            },
+            other => return other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

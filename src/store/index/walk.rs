@@ -1,0 +1,183 @@
+//! Making a layer's index: one walk over its tree, by directory descriptors, which measures it too.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::rc::Rc;
+
+use rustix::fs::{Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat};
+use rustix::io::Errno;
+
+use crate::model::DiffId;
+use crate::model::index::{Builder, IndexError, Inode, Kind, Scope, Time, is_private_xattr};
+use crate::store::StoreError;
+use crate::store::usage::Usage;
+use crate::sys::dirfd::{ProcPath, get_xattr, list_xattrs, proc_path, proc_path_of, stat_at};
+
+/// What a walk found.
+pub(super) struct Walked {
+    /// The index of the layer.
+    pub(super) index: Vec<u8>,
+    /// What its tree takes.
+    pub(super) usage: Usage,
+}
+
+/// Walk a layer's tree, which nobody changes meanwhile. `path` is for messages.
+pub(super) fn walk(tree: OwnedFd, diff: &DiffId, path: &Path) -> Result<Walked, StoreError> {
+    walk_all(tree, diff).map_err(StoreError::at("index", path))
+}
+
+/// An inode's extended attributes: those that go into the index, and whether it is opaque.
+#[derive(Default)]
+struct Xattrs {
+    shown: Vec<(Vec<u8>, Vec<u8>)>,
+    opaque: bool,
+}
+
+impl Xattrs {
+    fn of(path: &ProcPath<'_>) -> Result<Xattrs, Errno> {
+        let mut xattrs = Xattrs::default();
+        for name in list_xattrs(path)? {
+            // One that goes between the two calls: nobody changes the tree.
+            let Some(value) = get_xattr(path, &name)? else {
+                continue;
+            };
+            // Written by unpacking, the latter where the former is not permitted.
+            let is_opaque = matches!(
+                name.as_slice(),
+                b"trusted.overlay.opaque" | b"user.overlay.opaque"
+            );
+            xattrs.opaque |= is_opaque && value == b"y";
+            if !is_private_xattr(&name) {
+                xattrs.shown.push((name, value));
+            }
+        }
+        Ok(xattrs)
+    }
+
+    fn shown(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let shown = self.shown.iter();
+        shown.map(|(name, value)| (name.as_slice(), value.as_slice()))
+    }
+}
+
+fn walk_all(tree: OwnedFd, diff: &DiffId) -> io::Result<Walked> {
+    let stat = fstat(&tree)?;
+    let device = stat.st_dev;
+    let xattrs = Xattrs::of(&proc_path(&tree))?;
+    let root = inode(&stat, xattrs.opaque);
+    let mut builder = Builder::new(Scope::Layer, vec![diff.clone()], &root, xattrs.shown());
+    let mut usage = Usage::default();
+    let mut count = |stat: &Stat, is_first_name: bool| {
+        usage.entries += 1;
+        if is_first_name {
+            usage.bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+        }
+    };
+    count(&stat, true);
+    // Handles of files with several names, by their inode number.
+    let mut linked: HashMap<u64, u32> = HashMap::new();
+    // Directories to be read, with the directory that each is in: names, not paths, for the tree may
+    // be deeper than PATH_MAX. A directory is closed when the last one in it has been opened.
+    let above = Rc::new(tree);
+    let mut pending = vec![(Rc::clone(&above), c".".to_owned(), 0)];
+    drop(above);
+    while let Some((above, name, parent)) = pending.pop() {
+        let directory = Rc::new(open(&above, &name)?);
+        drop((above, name));
+        for entry in Dir::read_from(&*directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let stat = stat_at(&*directory, name.to_bytes())?;
+            if stat.st_dev != device {
+                // Something is mounted there: not the layer's.
+                continue;
+            }
+            let file_type = FileType::from_raw_mode(stat.st_mode);
+            if let Some(handle) = linked.get(&stat.st_ino) {
+                let linked = builder.link(parent, name.to_bytes(), *handle);
+                linked.map_err(refused)?;
+                count(&stat, false);
+                continue;
+            }
+            count(&stat, true);
+            let is_whiteout = file_type == FileType::CharacterDevice && stat.st_rdev == 0;
+            let xattrs = match is_whiteout {
+                true => Xattrs::default(),
+                false => Xattrs::of(&proc_path_of(&directory, name.to_bytes()))?,
+            };
+            let target = match file_type {
+                FileType::Symlink => readlinkat(&*directory, name, Vec::new())?.into_bytes(),
+                _ => Vec::new(),
+            };
+            let handle = builder
+                .add(
+                    parent,
+                    name.to_bytes(),
+                    &inode(&stat, xattrs.opaque),
+                    &target,
+                    xattrs.shown(),
+                )
+                .map_err(refused)?;
+            if file_type == FileType::Directory {
+                pending.push((Rc::clone(&directory), name.to_owned(), handle));
+            } else if stat.st_nlink > 1 {
+                linked.insert(stat.st_ino, handle);
+            }
+        }
+    }
+    let index = builder.finish().map_err(refused)?;
+    Ok(Walked { index, usage })
+}
+
+fn refused(error: IndexError) -> io::Error {
+    io::Error::other(error)
+}
+
+/// Opens a directory to read it. Its access time is in the index and stays what it is.
+fn open(above: &OwnedFd, name: &CString) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match openat(above, name, flags | OFlags::NOATIME, Mode::empty()) {
+        // Neither its owner nor root.
+        Err(Errno::PERM) => openat(above, name, flags, Mode::empty()),
+        other => other,
+    }
+}
+
+/// What `stat` says, as an index has it.
+fn inode(stat: &Stat, opaque: bool) -> Inode {
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Kind::Directory,
+        FileType::Symlink => Kind::Symlink,
+        FileType::Fifo => Kind::Fifo,
+        FileType::Socket => Kind::Socket,
+        FileType::CharacterDevice if stat.st_rdev == 0 => Kind::Whiteout,
+        FileType::CharacterDevice => Kind::CharDevice,
+        FileType::BlockDevice => Kind::BlockDevice,
+        FileType::RegularFile | FileType::Unknown => Kind::File,
+    };
+    let time = |secs, nanos: u64| Time {
+        secs,
+        nanos: u32::try_from(nanos).unwrap_or(0),
+    };
+    Inode {
+        kind,
+        opaque,
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        blocks: u64::try_from(stat.st_blocks).unwrap_or(0),
+        atime: time(stat.st_atime, stat.st_atime_nsec),
+        mtime: time(stat.st_mtime, stat.st_mtime_nsec),
+        ctime: time(stat.st_ctime, stat.st_ctime_nsec),
+        nlink: 0,
+        rdev: stat.st_rdev as u32,
+        layer: 0,
+    }
+}
