@@ -61,6 +61,8 @@ impl Work {
                     tracing::info!("whiteouts are files, for devices cannot be made: {e}");
                     work.form = Form::File;
                 }
+                // A full disk can still be read, and be cleared up.
+                Err(Error::Sys(Errno::NOSPC | Errno::DQUOT)) => {}
                 Err(e) => return Err(e),
             }
         }

@@ -465,3 +465,31 @@ pub fn options_of_the_view() {
     assert_eq!(fs::metadata(mnt.join("a")).unwrap().nlink(), 3);
     it.umount();
 }
+
+/// Programs that lock, map, rename and walk: on a lower directory with the files of a real one.
+pub fn real_programs() {
+    let it = Plain::new();
+    it.run("cp", &["-a", "/usr/share/perl5", "bottom/tree"])
+        .ok();
+    it.mount("");
+    let script = r#"
+        export GIT_CONFIG_NOSYSTEM=1 HOME=$PWD
+        git() { command git -c user.name=a -c user.email=a@b -c init.defaultBranch=main "$@"; }
+        cd mnt
+        git init -q; git add tree; git commit -qm one; mv tree moved; git add -A; git commit -qm two
+        git checkout -q HEAD~1; test -d tree; test ! -e moved; git checkout -q main; git gc -q; git fsck --no-progress
+        git status --short
+        diff -r moved ../bottom/tree
+        tar cf - moved | tar xf - -C dir; diff -r moved dir/moved; rm -r moved
+        python3 -c '
+import mmap, sqlite3
+db = sqlite3.connect("db"); db.execute("pragma journal_mode=wal"); db.execute("create table t (n)")
+db.executemany("insert into t values (?)", ((n,) for n in range(5000))); db.commit()
+print(sqlite3.connect("db").execute("select sum(n) from t").fetchone()[0]); db.close()
+f = open("mapped", "w+b"); f.truncate(1 << 20); m = mmap.mmap(f.fileno(), 0); m[4096:4101] = b"hello"; m.flush()
+print(open("mapped", "rb").read()[4096:4101])'
+        echo 'int main(void) { return 42; }' > a.c; gcc -o a a.c; ./a || echo $?"#;
+    let said = it.run("bash", &["-euc", script]).ok();
+    assert_eq!(said, "12497500\nb'hello'\n42\n");
+    it.umount();
+}
