@@ -23,6 +23,7 @@ use crate::image::removal;
 use crate::model::{ContainerId, DiffId, Phase};
 use crate::reclaim::execute::{Outcome, reclaim};
 use crate::reclaim::pins::Pin;
+use crate::store::index::{self, LayerAt};
 use crate::store::layout::{ContainerDir, open_directory};
 use crate::store::lock::Attempt;
 use crate::store::{Store, StoreError};
@@ -245,19 +246,23 @@ fn mount_pinned(
     pins: &Pins,
 ) -> Result<Mounted, CommandError> {
     let mut lowers: Vec<OwnedFd> = Vec::new();
+    let mut layers = Vec::new();
     for diff in &pins.stack {
         for (_, pin) in pins.pins.iter().filter(|(d, _)| d == diff) {
             let tree = cx.store.layer(diff).join("tree");
             lowers.push(pin.open_tree().map_err(StoreError::at("open", &tree))?);
+            let directory = pin.directory();
+            layers.push(LayerAt { diff, directory });
         }
     }
+    let index = index::merged(&cx.store, &container.image, &layers)?;
     // A read-only view shows what the container wrote as well; the mount refuses all changes.
     let upper = Some(open_directory(&directory.upper())?);
     let work = Some(open_directory(&directory.work())?);
     let union = Union::new(
         Layers {
             lowers,
-            index: None,
+            index: Some(index),
             upper,
             work,
         },

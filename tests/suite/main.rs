@@ -287,6 +287,7 @@ fn cases() -> Vec<Case> {
             metadata_come_from_the_index_alone, numbers_are_those_of_the_index,
             numbers_are_good_without_their_directories,
         }),
+        cases!(VIEW => union_indexed::{a_large_view_takes_little_memory}),
         indexed_cases!(STORE => union::{
             an_unlinked_name_and_one_not_looked_up, whiteouts_only_where_needed,
             removed_trees_do_not_come_back, copy_up_keeps_everything,

@@ -11,6 +11,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::union_support::{Dirs, put, set_xattr, with_index};
+use crate::harness::{Image, Layer, Store};
 
 /// Deletes what is in a layer, behind the index's back.
 fn empty(layer: &Path) {
@@ -115,4 +116,37 @@ pub fn numbers_are_good_without_their_directories() {
         drop(file);
         assert_ne!(gone, ROOT_INO);
     });
+}
+
+pub fn a_large_view_takes_little_memory() {
+    let (directories, files) = (100, 1000);
+    let store = Store::new();
+    let mut layer = Layer::new();
+    for dir in 0..directories {
+        layer = layer.dir(&format!("d{dir}"));
+        for file in 0..files {
+            layer = layer.file(&format!("d{dir}/a-file-with-a-name-of-its-own-{file}"), "");
+        }
+    }
+    store.load(&Image::new(&["large:1"], vec![layer]));
+    let (_, view) = store.create_mounted("large:1");
+    let mut seen = 0;
+    for dir in fs::read_dir(&view).unwrap() {
+        for file in fs::read_dir(dir.unwrap().path()).unwrap() {
+            assert!(file.unwrap().metadata().unwrap().is_file());
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, directories * files);
+    let status = fs::read_to_string(format!("/proc/{}/status", store.server())).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib: u64 = line
+        .unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap();
+    assert!(kib < 20 << 10, "{kib} KiB for {seen} files");
 }
