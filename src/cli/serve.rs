@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum as _;
 use tracing::{error, info};
 
 use super::context::Context;
@@ -28,7 +29,7 @@ use crate::store::layout::{ContainerDir, open_directory};
 use crate::store::lock::Attempt;
 use crate::store::{Store, StoreError};
 use crate::sys::reason;
-use crate::union::{Layers, MountOptions, Mounted, Options, Union, mount};
+use crate::union::{IoMode, Layers, MountOptions, Mounted, Options, Union, mount};
 
 /// Arguments of the hidden command.
 #[derive(Debug, clap::Args)]
@@ -41,6 +42,8 @@ pub struct Args {
     read_only: bool,
     #[arg(long)]
     volatile: bool,
+    #[arg(long)]
+    io: Io,
 }
 
 /// A view to be served.
@@ -54,6 +57,27 @@ pub struct Service {
     pub read_only: bool,
     /// Do not sync what is copied up.
     pub volatile: bool,
+    /// How files are read and written.
+    pub io: Io,
+}
+
+/// How files are read and written, as it is said on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Io {
+    /// Files of the container directly from and to the disk, past the view's server
+    #[default]
+    Passthrough,
+    /// All through the kernel's cache; opening a file does not ask the view's server
+    Cached,
+}
+
+impl From<Io> for IoMode {
+    fn from(io: Io) -> IoMode {
+        match io {
+            Io::Passthrough => IoMode::Passthrough,
+            Io::Cached => IoMode::Cached,
+        }
+    }
 }
 
 /// The command line that serves a view.
@@ -63,6 +87,9 @@ pub fn arguments(service: &Service) -> Vec<OsString> {
     arguments.extend(["--mountpoint".into(), service.mountpoint.clone().into()]);
     arguments.extend(service.read_only.then(|| "--read-only".into()));
     arguments.extend(service.volatile.then(|| "--volatile".into()));
+    if let Some(io) = service.io.to_possible_value() {
+        arguments.extend(["--io".into(), io.get_name().into()]);
+    }
     arguments
 }
 
@@ -75,6 +102,7 @@ pub fn run(args: Args, root: Option<&Path>) -> Result<(), CommandError> {
         mountpoint: args.mountpoint,
         read_only: args.read_only,
         volatile: args.volatile,
+        io: args.io,
     };
     let mut is_ready = false;
     let result = Context::open(root).and_then(|mut cx| {
@@ -275,6 +303,7 @@ fn mount_pinned(
     let options = MountOptions {
         fs_name: mount_source(&cx.store, &container.id),
         read_only: service.read_only,
+        io: service.io.into(),
         ..MountOptions::default()
     };
     let mounted = mount(union, &service.mountpoint, &options).map_err(at(service, "mount"))?;

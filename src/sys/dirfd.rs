@@ -52,6 +52,20 @@ pub fn open_dir(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
     rustix::fs::openat(dir, name, flags, Mode::empty())
 }
 
+/// Opens a name that is no symlink.
+pub fn open(dir: impl AsFd, name: &[u8], flags: OFlags) -> Result<OwnedFd> {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::empty())
+}
+
+/// As [`open`], without touching the access time, which only the owner or root may ask for.
+pub fn open_noatime(dir: impl AsFd, name: &[u8], flags: OFlags) -> Result<OwnedFd> {
+    match open(&dir, name, flags | OFlags::NOATIME) {
+        Err(Errno::PERM) => open(dir, name, flags),
+        other => other,
+    }
+}
+
 /// A path below `/proc/self/fd`. It borrows the descriptor: the path of one that has been closed
 /// meanwhile would lead nowhere, or to another file.
 #[derive(Debug, Clone)]

@@ -113,6 +113,8 @@ pub struct Attr {
     pub rdev: u32,
     /// Preferred size of input and output.
     pub blksize: u32,
+    /// They change by ways that the union does not see: not to be believed at a later time.
+    pub fleeting: bool,
 }
 
 impl Attr {
@@ -143,6 +145,7 @@ impl Attr {
             gid: stat.st_gid,
             rdev: if stored_null { 0 } else { stat.st_rdev as u32 },
             blksize: u32::try_from(stat.st_blksize).unwrap_or(4096),
+            fleeting: false,
         }
     }
 }
@@ -170,6 +173,7 @@ impl Attr {
             gid: inode.gid,
             rdev: if stored_null { 0 } else { inode.rdev },
             blksize: 4096,
+            fleeting: false,
         }
     }
 }

@@ -283,9 +283,8 @@ impl Union {
     ) {
         let mut files = node.files.lock();
         // Without its data, these are where they were.
-        if let (Some(file), true) = (file, files.opens > 0) {
-            files.read = None;
-            files.write = Some(Arc::new(file));
+        if let Some(file) = file {
+            self.data_is_now(node, &mut files, Arc::new(file));
         }
         node.state.lock().place = place;
         self.nodes.table.lock().set_identity(node.ino, identity);

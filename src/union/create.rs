@@ -5,11 +5,13 @@
 //! at once, so that what it hid never shows through. The server's own umask has no influence.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, RenameFlags, XattrFlags};
 
 use super::attr::{Attr, Caller, Kind, STORED_NULL_DEVICE};
 use super::error::{Error, Result};
+use super::file_io::Opened;
 use super::fs::{Entry, Union, Upper};
 use super::inode_table::Name;
 use super::node::NodeRef;
@@ -60,7 +62,11 @@ impl Union {
     /// Makes something new; `EEXIST` if the name shows anything.
     pub fn make(&self, new: &NewEntry<'_>, what: What<'_>) -> Result<Entry> {
         let _tree = self.tree.write();
-        let (node, attr, _) = self.make_locked(new, what)?;
+        let (node, attr, file) = self.make_locked(new, what)?;
+        if let Some(file) = file {
+            // It is most likely written at once.
+            self.nodes.files.put(node.file_key(true), file);
+        }
         let node = node.number();
         Ok(Entry { node, attr })
     }
@@ -70,7 +76,7 @@ impl Union {
         &self,
         new: &NewEntry<'_>,
         what: What<'_>,
-    ) -> Result<(NodeRef, Attr, Option<OwnedFd>)> {
+    ) -> Result<(NodeRef, Attr, Option<Arc<OwnedFd>>)> {
         self.check_new_name(new.name)?;
         let upper = self.writable()?;
         let new = &NewEntry {
@@ -110,7 +116,7 @@ impl Union {
         placed?;
         let node = self.intern_new(&parent, new.name, rustix::fs::fstat(&made.fd)?);
         let attr = self.attr_of(&node)?;
-        let file = matches!(what, What::File).then_some(made.fd);
+        let file = matches!(what, What::File).then(|| Arc::new(made.fd));
         Ok((node, attr, file))
     }
 
@@ -154,25 +160,29 @@ impl Union {
     }
 
     /// Opens a new regular file, or the one that is there unless `exclusive`.
-    pub fn create(&self, new: &NewEntry<'_>, flags: OFlags) -> Result<(Entry, u64)> {
+    pub fn create(&self, new: &NewEntry<'_>, flags: OFlags) -> Result<(Entry, Opened)> {
         let made = {
             let _tree = self.tree.write();
             self.make_locked(new, What::File)
         };
         let entry = match made {
-            Ok((made, attr, file)) => {
+            Ok((made, attr, Some(file))) => {
                 let node = made.number();
-                let handle = self.adopt_new_file(made, file, flags);
-                return Ok((Entry { node, attr }, handle));
+                let opened = self.adopt_new_file(made, file);
+                return Ok((Entry { node, attr }, opened));
             }
+            Ok((node, attr, None)) => Entry {
+                node: node.number(),
+                attr,
+            },
             // Another mount of the same name space cannot be, but two requests can.
             Err(Error::Exists) if !flags.contains(OFlags::EXCL) => {
                 self.lookup(new.parent, new.name)?
             }
             Err(e) => return Err(e),
         };
-        let handle = self.open(entry.node.ino(), flags, new.caller)?;
-        Ok((entry, handle))
+        let opened = self.open(entry.node.ino(), flags, new.caller)?;
+        Ok((entry, opened))
     }
 }
 

@@ -133,12 +133,14 @@ impl Union {
                 lower_path: LowerPath::default(),
             }),
         );
+        let to_cache = descriptors_to_cache();
         let nodes = Nodes {
             table: Mutex::new(InodeTable::new(
                 Arc::new(root),
                 layers.index.as_ref().map_or(0, Index::len),
             )),
-            fds: FdCache::new(descriptors_to_cache()),
+            fds: FdCache::new(to_cache),
+            files: FdCache::new(to_cache),
             index: layers.index,
         };
         let mut union = Union {
@@ -265,6 +267,7 @@ impl Union {
         if state.gone && !matches!(state.place, Place::Held(..)) {
             attr.nlink = 0;
         }
+        attr.fleeting = node.fleeting.load(Ordering::Relaxed);
         attr
     }
 }
@@ -272,7 +275,7 @@ impl Union {
 /// Which namespace the union's own extended attributes are in: `trusted` if this process may use it.
 fn choose_xattrs(upper: Option<&Upper>) -> Result<PrivateXattrs> {
     let Some(upper) = upper else {
-        return Ok(if sees_trusted() {
+        return Ok(if is_privileged() {
             PrivateXattrs::TRUSTED
         } else {
             PrivateXattrs::USER
@@ -289,9 +292,9 @@ fn choose_xattrs(upper: Option<&Upper>) -> Result<PrivateXattrs> {
     }
 }
 
-/// Whether the kernel shows this process `trusted` attributes: it needs CAP_SYS_ADMIN outside of
-/// any user namespace, and without it they just seem not to be there.
-fn sees_trusted() -> bool {
+/// Whether this process has CAP_SYS_ADMIN outside of any user namespace. Without, the kernel lets it
+/// pass no files through, and `trusted` attributes just seem not to be there.
+pub(super) fn is_privileged() -> bool {
     let first_line_is_whole_range = std::fs::read_to_string("/proc/self/uid_map")
         .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
     first_line_is_whole_range

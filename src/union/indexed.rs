@@ -159,11 +159,16 @@ impl Union {
 
     /// A descriptor (`O_PATH`) of a file of the index.
     pub(super) fn indexed_file_fd(&self, at: u32) -> Result<Arc<OwnedFd>> {
+        let (directory, name) = self.indexed_file(at)?;
+        Ok(Arc::new(dirfd::open_path(&*directory, name)?))
+    }
+
+    /// Where a file of the index is: its layer's directory, and its name in it.
+    pub(super) fn indexed_file(&self, at: u32) -> Result<(Arc<OwnedFd>, &[u8])> {
         let index = self.index()?;
         let layer = index.inode(at).ok_or(Error::Stale)?.layer;
         let (directory, name) = index.names(at).next().ok_or(Error::Stale)?;
-        let directory = self.dir_fd_in(layer, directory)?;
-        Ok(Arc::new(dirfd::open_path(&*directory, name)?))
+        Ok((self.dir_fd_in(layer, directory)?, name))
     }
 
     /// A descriptor of a directory of the index, in a layer that has it.

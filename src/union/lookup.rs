@@ -526,7 +526,7 @@ impl Union {
     }
 
     /// A descriptor (`O_PATH`) of a plain layer's directory.
-    fn plain_fd(&self, dir: &PlainDir) -> Result<Arc<OwnedFd>> {
+    pub(super) fn plain_fd(&self, dir: &PlainDir) -> Result<Arc<OwnedFd>> {
         let mut to_open = Vec::new();
         let mut at = dir;
         let mut fd = loop {

@@ -318,11 +318,7 @@ impl Union {
         let file = Arc::new(file);
         {
             let mut files = node.files.lock();
-            if files.opens > 0 {
-                // Later reads of the handles go to the copy.
-                files.read = None;
-                files.write = Some(file.clone());
-            }
+            self.data_is_now(node, &mut files, file.clone());
             match &mut node.state.lock().place {
                 Place::Upper(data) | Place::Held(_, data) => *data = Data::Own,
                 Place::Lower(_) | Place::Dir(_) => {}

@@ -53,13 +53,14 @@ pub use attr::{Attr, Caller, Kind, STORED_NULL_DEVICE, SetAttr, SetTime, Time};
 pub use create::{NewEntry, What};
 pub use directory::{DirItem, Listing};
 pub use error::{Error, Result};
-pub use file_io::WriteHow;
+pub use file_io::{Opened, WriteHow};
 pub use fs::{Entry, Stale, Union};
+pub use handles::FileRef;
 pub use layers::{Layers, LowerIndex, Options};
 pub use node::InoRef;
 pub use owner::{IdMap, IdRange, Owners, Permissions};
 pub use rename::RenameHow;
-pub use session::{MountOptions, Mounted, mount};
+pub use session::{IoMode, MountOptions, Mounted, mount};
 
 /// The number of the root directory.
 pub const ROOT_INO: u64 = inode_table::ROOT;

@@ -8,6 +8,7 @@
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::Mutex;
 
@@ -30,6 +31,8 @@ pub struct Node {
     pub(crate) copy_up: Mutex<()>,
     /// The descriptors of its data, shared by all handles.
     pub(crate) files: Mutex<OpenFiles>,
+    /// Whether it is changed by ways that the union does not see.
+    pub(crate) fleeting: AtomicBool,
     /// Where it is.
     pub(crate) state: Mutex<State>,
 }
@@ -108,6 +111,7 @@ impl Node {
             kind,
             copy_up: Mutex::new(()),
             files: Mutex::default(),
+            fleeting: AtomicBool::new(false),
             state: Mutex::new(State { place, gone: false }),
         }
     }
@@ -158,6 +162,11 @@ impl Node {
         drop(unused);
     }
 
+    /// The key of a kept descriptor of its data.
+    pub(crate) fn file_key(&self, write: bool) -> u64 {
+        self.id << 1 | u64::from(write)
+    }
+
     /// Whether it is a layer's file with more than one link.
     pub(crate) fn is_lower_hard_link(&self) -> bool {
         matches!(&self.state.lock().place, Place::Lower(file) if file.is_hard_link())
@@ -172,6 +181,9 @@ pub(crate) struct Nodes {
     pub(crate) table: Mutex<InodeTable<Node>>,
     /// Directory descriptors.
     pub(crate) fds: FdCache,
+    /// Descriptors of the data of files without a handle, by node and by whether they are for
+    /// writing, too.
+    pub(crate) files: FdCache,
     /// What the layers show together.
     pub(crate) index: Option<LowerIndex>,
 }
@@ -247,6 +259,15 @@ impl Nodes {
     pub(crate) fn bury(&self, gone: Vec<Arc<Node>>) {
         for node in gone {
             self.fds.forget(node.id);
+            self.give_up_files(&node);
+        }
+    }
+
+    /// The data is elsewhere now, or gone.
+    pub(crate) fn give_up_files(&self, node: &Node) {
+        if node.kind == Kind::File {
+            self.files.forget(node.file_key(true));
+            self.files.forget(node.file_key(false));
         }
     }
 }

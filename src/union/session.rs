@@ -14,10 +14,22 @@ use fuser::{Config, INodeNo, Session, SessionACL};
 use nix::mount::MsFlags;
 use nix::unistd::{getegid, geteuid};
 
-use super::fs::{Stale, Union};
+use super::fs::{Stale, Union, is_privileged};
 use super::fuse_adapter::Adapter;
 use crate::sys::mounts::unmount;
 use crate::sys::{fusermount, reason};
+
+/// How the files of a mount are read and written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IoMode {
+    /// Those in the upper directory directly on their disk, past this server; the others through the
+    /// kernel's cache. Needs privilege and a disk that is no stacked file system itself; where it
+    /// cannot be, files are opened and go through the cache.
+    #[default]
+    Passthrough,
+    /// All through the kernel's cache, and opened without asking the server.
+    Cached,
+}
 
 /// How a union is mounted.
 #[derive(Debug, Clone)]
@@ -30,6 +42,8 @@ pub struct MountOptions {
     pub threads: usize,
     /// Whether other users may use the mount. Always for root.
     pub allow_other: bool,
+    /// How files are read and written.
+    pub io: IoMode,
     /// Devices cannot be opened. Always for others than root.
     pub no_dev: bool,
     /// Set-user-ID bits and capabilities of files have no effect. Always for others than root.
@@ -49,6 +63,7 @@ impl Default for MountOptions {
             read_only: false,
             threads: 0,
             allow_other: false,
+            io: IoMode::default(),
             no_dev: false,
             no_suid: false,
             no_exec: false,
@@ -95,7 +110,14 @@ pub fn mount(union: Union, mount_point: &Path, options: &MountOptions) -> io::Re
     config.clone_fd = threads > 1;
     let (sender, stale) = mpsc::channel();
     union.notify_stale(sender);
-    match Session::from_fd(Adapter::new(union), device, acl, config) {
+    let io = match options.io {
+        IoMode::Passthrough if !is_privileged() => {
+            tracing::info!("without privilege no files are passed through");
+            IoMode::Cached
+        }
+        io => io,
+    };
+    match Session::from_fd(Adapter::new(union, io), device, acl, config) {
         Ok(session) => Ok(Mounted { session, stale }),
         Err(e) => {
             if let Err(e) = unmount(mount_point, true) {

@@ -46,6 +46,7 @@ mod union;
 mod union_caching;
 mod union_failures;
 mod union_indexed;
+mod union_io;
 mod union_model;
 mod union_mount;
 mod union_mounted;
@@ -320,6 +321,15 @@ fn cases() -> Vec<Case> {
             mapped_pages_are_coherent, paths_longer_than_path_max,
         }),
         cases!([VIEW, &[Need::Tool("setfacl")]].concat() => union_mount::{default_acls_and_umask}),
+        cases!([BESIDE_OVERLAY, python, &[Need::Tool("setfacl")]].concat() => union_io::{
+            the_other_mode_is_no_worse,
+        }),
+        cases!([VIEW, python].concat() => union_io::{mappings_are_of_the_one_file, locks}),
+        cases!(VIEW => union_io::{
+            one_inode_opened_by_many, times_of_mapped_files, attributes_follow_every_write, running_programs, appends,
+            direct_io, holes, ranges_are_copied, removed_files_live_on, creating,
+            more_open_files_than_descriptors, requests_that_are_spared,
+        }),
         cases!([VIEW, python].concat() => union_caching::{
             changes_clear_set_id_as_elsewhere,
         }),

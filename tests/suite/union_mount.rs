@@ -387,7 +387,9 @@ pub fn a_full_disk() {
     let union = Union::new(layers, Options::default()).unwrap();
     let mounted = mount(union, &mnt, &options()).unwrap();
     let server = std::thread::spawn(move || mounted.serve());
-    let error = File::options().append(true).open(mnt.join("big")).map(drop);
+    // Told when it is opened, or when it is written.
+    let big = File::options().append(true).open(mnt.join("big"));
+    let error = big.and_then(|mut big| big.write_all(b"x"));
     let left: Vec<_> = fs::read_dir(small.join("work")).unwrap().collect();
     let made: Vec<_> = fs::read_dir(small.join("upper")).unwrap().collect();
     let still = fs::read(mnt.join("big")).unwrap().len();

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use layerctl::union::{MountOptions, Options, Union, mount};
 
 use crate::harness::{Overlay, Run, disk};
+use crate::union_io;
 use crate::union_support::{Dirs, get_xattr, opaque, put, set_xattr, whiteout};
 
 /// A view served by a thread of this process.
@@ -21,6 +22,7 @@ pub struct View {
 pub fn options() -> MountOptions {
     MountOptions {
         threads: 2,
+        io: union_io::mode(),
         ..MountOptions::default()
     }
 }

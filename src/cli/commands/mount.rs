@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::context::Context;
 use crate::cli::daemon::{self, Started};
 use crate::cli::error::CommandError;
-use crate::cli::serve::{self, Service};
+use crate::cli::serve::{self, Io, Service};
 use crate::container::find;
 use crate::container::lifecycle::LifecycleError;
 use crate::container::view::{self, mounts_of};
@@ -26,6 +26,9 @@ pub struct Args {
     /// Do not sync a file that is copied up before its name appears: faster, not crash-safe
     #[arg(long)]
     volatile: bool,
+    /// How files are read and written
+    #[arg(long, value_name = "MODE", default_value_t, value_enum)]
+    io: Io,
     /// Serve the view from this process, until it is unmounted or interrupted; log to standard error
     #[arg(long)]
     pub(crate) foreground: bool,
@@ -42,6 +45,7 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     let service = Service {
         read_only: args.read_only,
         volatile: args.volatile,
+        io: args.io,
         ..service
     };
     if !args.foreground {
@@ -96,6 +100,7 @@ pub fn prepare(
         mountpoint,
         read_only: false,
         volatile: false,
+        io: Io::default(),
     })
 }
 

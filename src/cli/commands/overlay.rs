@@ -279,6 +279,7 @@ fn mount_options(args: &Args, options: &OverlayOptions) -> MountOptions {
         read_only: options.read_only,
         threads: options.threads,
         allow_other: options.allow_other,
+        io: defaults.io,
         no_dev: has(MountFlag::NoDev),
         no_suid: has(MountFlag::NoSuid),
         no_exec: has(MountFlag::NoExec),

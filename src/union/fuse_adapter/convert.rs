@@ -4,12 +4,13 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{Errno, FileAttr, FileType, INodeNo, Request, TimeOrNow};
+use fuser::{Errno, FileAttr, FileHandle, FileType, INodeNo, Request, TimeOrNow};
 use rustix::fs::OFlags;
 
 use super::super::attr::{Attr, Caller, Kind, SetTime, Time};
 use super::super::create::NewEntry;
 use super::super::error::Error;
+use super::super::handles::FileRef;
 
 pub(super) fn errno(error: Error) -> Errno {
     Errno::from_i32(error.errno())
@@ -19,6 +20,14 @@ pub(super) fn caller(request: &Request) -> Caller {
     Caller {
         uid: request.uid(),
         gid: request.gid(),
+    }
+}
+
+/// The kernel passes a handle of 0 with files that it has opened without asking.
+pub(super) fn file(handle: FileHandle, ino: INodeNo) -> FileRef {
+    match handle.0 {
+        0 => FileRef::Node(ino.0),
+        handle => FileRef::Handle(handle),
     }
 }
 

@@ -5,29 +5,33 @@
 
 mod convert;
 mod counts;
+mod io_modes;
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem,
+    FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use rustix::fs::XattrFlags;
+use rustix::fs::{OFlags, XattrFlags};
 
-use super::attr::{Kind, SetAttr};
+use super::attr::{Attr, Kind, SetAttr};
 use super::create::What;
 use super::error::{Error, Result};
-use super::file_io::WriteHow;
+use super::file_io::{Opened, WriteHow};
 use super::fs::{Entry, Union};
 use super::rename::RenameHow;
-use convert::{DOT, NOTHING, caller, errno, file_attr, new_entry, open_flags, set_time};
+use super::session::IoMode;
+use convert::{DOT, NOTHING, caller, errno, file, file_attr, new_entry, open_flags, set_time};
 use counts::{Counts, Op};
+use io_modes::{IoModes, Way};
 
 /// How long the kernel may believe what it was told: the view is the only way in, and what changes
 /// on its own is reported (`Union::notify_stale`).
@@ -41,16 +45,49 @@ const MAX_WRITE: u32 = 1 << 20;
 pub(super) struct Adapter {
     union: Union,
     counts: Counts,
+    io: IoMode,
+    modes: IoModes<BackingId>,
     /// Whether the kernel knows no other way than to open directories.
     opens_dirs: bool,
+    /// Whether the kernel is to ask when it opens files.
+    opens_files: bool,
 }
 
 impl Adapter {
-    pub(super) fn new(union: Union) -> Adapter {
+    pub(super) fn new(union: Union, io: IoMode) -> Adapter {
         Adapter {
             union,
             counts: Counts::default(),
+            io,
+            modes: IoModes::new(),
             opens_dirs: false,
+            opens_files: true,
+        }
+    }
+
+    /// By which way a file that has been opened goes; it is closed again where none is open.
+    fn way(
+        &self,
+        ino: u64,
+        opened: &Opened,
+        flags: OFlags,
+        register: impl FnOnce(&OwnedFd) -> io::Result<BackingId>,
+    ) -> Result<Way<BackingId>> {
+        match self.modes.open(ino, opened.direct.as_deref(), register) {
+            Ok(way) => {
+                if is_mappable(flags) && matches!(way, Way::Direct(_)) {
+                    // The kernel tells nobody what a mapping changes.
+                    self.union.changes_unseen(ino);
+                }
+                Ok(way)
+            }
+            Err(e) => {
+                if let Err(e) = self.union.release(opened.handle) {
+                    tracing::warn!("a file that could not be opened stays open: {e}");
+                }
+                let number = e.raw_os_error().unwrap_or(libc::EIO);
+                Err(Error::Sys(rustix::io::Errno::from_raw_os_error(number)))
+            }
         }
     }
 
@@ -59,10 +96,32 @@ impl Adapter {
             Ok(Entry { node, attr }) => {
                 // Counted before the kernel can know of it, and so before it can forget it.
                 node.leave_to_kernel();
-                reply.entry(&FOREVER, &file_attr(&attr), GENERATION);
+                reply.entry(&lifetime(&attr), &file_attr(&attr), GENERATION);
             }
             Err(e) => reply.error(errno(e)),
         }
+    }
+}
+
+/// Asks for a feature; whether the kernel has it.
+fn request(config: &mut KernelConfig, flag: InitFlags) -> bool {
+    let missing = config.add_capabilities(flag).err();
+    if let Some(missing) = missing {
+        tracing::debug!("the kernel does not offer {missing:?}");
+    }
+    missing.is_none()
+}
+
+/// Whether a mapping can write to a file opened like this.
+fn is_mappable(flags: OFlags) -> bool {
+    flags.contains(OFlags::RDWR)
+}
+
+/// How long the kernel may believe these attributes.
+fn lifetime(attr: &Attr) -> Duration {
+    match attr.fleeting {
+        true => Duration::ZERO,
+        false => FOREVER,
     }
 }
 
@@ -85,8 +144,6 @@ fn reply_xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>>) {
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let wanted = [
-            // Truncation at open copies no data up.
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
             // Default ACLs replace the umask: both have to be known here.
             InitFlags::FUSE_DONT_MASK,
             InitFlags::FUSE_POSIX_ACL,
@@ -111,9 +168,24 @@ impl Filesystem for Adapter {
         if let Err(nearest) = config.set_max_write(MAX_WRITE) {
             tracing::debug!("largest write {nearest}");
         }
-        self.opens_dirs = !config
-            .capabilities()
-            .contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
+        let offers = |flag| config.capabilities().contains(flag);
+        self.opens_dirs = !offers(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
+        self.opens_files =
+            self.io == IoMode::Passthrough || !offers(InitFlags::FUSE_NO_OPEN_SUPPORT);
+        if self.opens_files {
+            // Truncation at open copies no data up. Where files are opened without asking, the
+            // kernel would forget the truncation: it is to ask for it by itself.
+            request(config, InitFlags::FUSE_ATOMIC_O_TRUNC);
+        }
+        if self.io == IoMode::Passthrough {
+            // One level: the disk may not be a stacked file system, but the view may be below one.
+            if request(config, InitFlags::FUSE_PASSTHROUGH) && config.set_max_stack_depth(1).is_ok()
+            {
+                self.modes.allow_direct();
+            } else {
+                tracing::info!("this kernel passes no files through: they go through its cache");
+            }
+        }
         Ok(())
     }
 
@@ -138,7 +210,7 @@ impl Filesystem for Adapter {
     fn getattr(&self, _r: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.counts.note(Op::Getattr);
         match self.union.getattr(ino.0) {
-            Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
+            Ok(attr) => reply.attr(&lifetime(&attr), &file_attr(&attr)),
             Err(e) => reply.error(errno(e)),
         }
     }
@@ -171,7 +243,7 @@ impl Filesystem for Adapter {
             mtime: mtime.map(set_time),
         };
         match self.union.setattr(ino.0, &set, caller(request)) {
-            Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
+            Ok(attr) => reply.attr(&lifetime(&attr), &file_attr(&attr)),
             Err(e) => reply.error(errno(e)),
         }
     }
@@ -287,8 +359,21 @@ impl Filesystem for Adapter {
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.counts.note(Op::Open);
-        match self.union.open(ino.0, open_flags(flags.0), caller(request)) {
-            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE),
+        if !self.opens_files {
+            // Not asked again: the kernel opens files itself.
+            return reply.error(Errno::ENOSYS);
+        }
+        let flags = open_flags(flags.0);
+        let opened = match self.union.open(ino.0, flags, caller(request)) {
+            Ok(opened) => opened,
+            Err(e) => return reply.error(errno(e)),
+        };
+        let handle = FileHandle(opened.handle);
+        match self.way(ino.0, &opened, flags, |file| reply.open_backing(file)) {
+            Ok(Way::Cached) => reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE),
+            Ok(Way::Direct(backing)) => {
+                reply.opened_passthrough(handle, FopenFlags::empty(), &backing);
+            }
             Err(e) => reply.error(errno(e)),
         }
     }
@@ -304,13 +389,30 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         self.counts.note(Op::Create);
+        if !self.opens_files {
+            // The kernel makes files with MKNOD then, and no handle has to be released.
+            return reply.error(Errno::ENOSYS);
+        }
         let new = new_entry(request, parent, name, mode, umask);
-        match self.union.create(&new, open_flags(flags)) {
-            Ok((Entry { node, attr }, handle)) => {
+        let flags = open_flags(flags);
+        let (Entry { node, mut attr }, opened) = match self.union.create(&new, flags) {
+            Ok(made) => made,
+            Err(e) => return reply.error(errno(e)),
+        };
+        let handle = FileHandle(opened.handle);
+        let way = self.way(node.ino(), &opened, flags, |file| reply.open_backing(file));
+        attr.fleeting |= is_mappable(flags) && matches!(way, Ok(Way::Direct(_)));
+        let (lifetime, attr) = (lifetime(&attr), file_attr(&attr));
+        match way {
+            Ok(Way::Cached) => {
                 node.leave_to_kernel();
                 let flags = FopenFlags::FOPEN_KEEP_CACHE;
-                let attr = file_attr(&attr);
-                reply.created(&FOREVER, &attr, GENERATION, FileHandle(handle), flags);
+                reply.created(&lifetime, &attr, GENERATION, handle, flags);
+            }
+            Ok(Way::Direct(backing)) => {
+                node.leave_to_kernel();
+                let flags = FopenFlags::empty();
+                reply.created_passthrough(&lifetime, &attr, GENERATION, handle, flags, &backing);
             }
             Err(e) => reply.error(errno(e)),
         }
@@ -319,7 +421,7 @@ impl Filesystem for Adapter {
     fn read(
         &self,
         _request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         size: u32,
@@ -328,7 +430,7 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         self.counts.note(Op::Read);
-        match self.union.read(fh.0, offset, size as usize) {
+        match self.union.read(file(fh, ino), offset, size as usize) {
             Ok(data) => reply.data(&data),
             Err(e) => reply.error(errno(e)),
         }
@@ -337,21 +439,22 @@ impl Filesystem for Adapter {
     fn write(
         &self,
         _request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         self.counts.note(Op::Write);
         let how = WriteHow {
             delayed: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
+            sync: open_flags(flags.0).intersects(OFlags::SYNC | OFlags::DSYNC),
             drops_set_id: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
-        match self.union.write(fh.0, offset, data, how) {
+        match self.union.write(file(fh, ino), offset, data, how) {
             // No request is larger than MAX_WRITE.
             Ok(written) => reply.written(written as u32),
             Err(e) => reply.error(errno(e)),
@@ -364,7 +467,7 @@ impl Filesystem for Adapter {
     fn release(
         &self,
         _request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         _owner: Option<LockOwner>,
@@ -372,12 +475,14 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.counts.note(Op::Release);
-        reply_empty(reply, self.union.release(fh.0));
+        let released = self.union.release(fh.0);
+        self.modes.close(ino.0);
+        reply_empty(reply, released);
     }
 
-    fn fsync(&self, _r: &Request, _i: INodeNo, fh: FileHandle, data: bool, reply: ReplyEmpty) {
+    fn fsync(&self, _r: &Request, ino: INodeNo, fh: FileHandle, data: bool, reply: ReplyEmpty) {
         self.counts.note(Op::Fsync);
-        reply_empty(reply, self.union.fsync(fh.0, data));
+        reply_empty(reply, self.union.fsync(file(fh, ino), data));
     }
 
     fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -425,8 +530,8 @@ impl Filesystem for Adapter {
                 Err(e) if is_empty => return reply.error(errno(e)),
                 Err(_) => break,
             };
-            let attr = file_attr(&attr);
-            if reply.add(attr.ino, item.position, name, &FOREVER, &attr, GENERATION) {
+            let (lifetime, attr) = (lifetime(&attr), file_attr(&attr));
+            if reply.add(attr.ino, item.position, name, &lifetime, &attr, GENERATION) {
                 break;
             }
             is_empty = false;
@@ -500,7 +605,7 @@ impl Filesystem for Adapter {
     fn fallocate(
         &self,
         _request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         length: u64,
@@ -510,14 +615,15 @@ impl Filesystem for Adapter {
         self.counts.note(Op::Fallocate);
         reply_empty(
             reply,
-            self.union.fallocate(fh.0, offset, length, mode as u32),
+            self.union
+                .fallocate(file(fh, ino), offset, length, mode as u32),
         );
     }
 
     fn lseek(
         &self,
         _request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: i64,
         whence: i32,
@@ -525,8 +631,8 @@ impl Filesystem for Adapter {
     ) {
         self.counts.note(Op::Lseek);
         let found = match (u64::try_from(offset), whence) {
-            (Ok(offset), libc::SEEK_DATA) => self.union.seek(fh.0, offset, false),
-            (Ok(offset), libc::SEEK_HOLE) => self.union.seek(fh.0, offset, true),
+            (Ok(offset), libc::SEEK_DATA) => self.union.seek(file(fh, ino), offset, false),
+            (Ok(offset), libc::SEEK_HOLE) => self.union.seek(file(fh, ino), offset, true),
             // The kernel knows the others itself.
             _ => Err(Error::Invalid),
         };
@@ -539,10 +645,10 @@ impl Filesystem for Adapter {
     fn copy_file_range(
         &self,
         _request: &Request,
-        _ino_in: INodeNo,
+        ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
-        _ino_out: INodeNo,
+        ino_out: INodeNo,
         fh_out: FileHandle,
         offset_out: u64,
         len: u64,
@@ -552,10 +658,11 @@ impl Filesystem for Adapter {
         self.counts.note(Op::CopyFileRange);
         // The reply has 32 bits; copying less than asked is allowed.
         let len = usize::try_from(len).unwrap_or(usize::MAX).min(1 << 30);
-        match self
-            .union
-            .copy_file_range((fh_in.0, offset_in), (fh_out.0, offset_out), len)
-        {
+        match self.union.copy_file_range(
+            (file(fh_in, ino_in), offset_in),
+            (file(fh_out, ino_out), offset_out),
+            len,
+        ) {
             Ok(copied) => reply.written(copied as u32),
             Err(e) => reply.error(errno(e)),
         }

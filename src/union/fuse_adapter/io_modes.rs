@@ -1,0 +1,182 @@
+//! By which way an open file is read and written: through the kernel's cache of the view and this
+//! server, or directly ("passthrough"), from and to the file on disk.
+//!
+//! The kernel wants one way for all who have an inode open at a time, and refuses (EIO) an open by
+//! the other; for the direct one it wants the same registered file. So the first open decides, and
+//! the others follow until the last is closed. It has counted a close before it tells of it, so what
+//! is counted here is never less than what the kernel counts.
+//!
+//! From the direct way an inode never comes back: a mapping may outlive all descriptors, unknown to
+//! us, and what it writes would not show in the cache. That holds because a file that could be
+//! opened directly once (it is in the upper directory) always can.
+//!
+//! Lock rule: one mutex, held over the registration of a file with the kernel.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+/// The way of one open.
+#[derive(Debug)]
+pub(super) enum Way<B> {
+    /// Through the cache.
+    Cached,
+    /// Directly, by this registered file.
+    Direct(Arc<B>),
+}
+
+/// The ways of the inodes that are open. `B` is what the kernel gives for a registered file.
+#[derive(Debug)]
+pub(super) struct IoModes<B> {
+    state: Mutex<State<B>>,
+}
+
+#[derive(Debug)]
+struct State<B> {
+    inodes: HashMap<u64, Inode<B>>,
+    passthrough: Passthrough,
+}
+
+#[derive(Debug)]
+struct Inode<B> {
+    opens: u64,
+    backing: Option<Arc<B>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Passthrough {
+    Off,
+    /// It may turn out that the kernel refuses it for this disk.
+    Untried,
+    Works,
+}
+
+impl<B> IoModes<B> {
+    pub(super) fn new() -> IoModes<B> {
+        IoModes {
+            state: Mutex::new(State {
+                inodes: HashMap::new(),
+                passthrough: Passthrough::Off,
+            }),
+        }
+    }
+
+    /// From now on, files may be opened directly.
+    pub(super) fn allow_direct(&self) {
+        self.state.lock().passthrough = Passthrough::Untried;
+    }
+
+    /// Counts an open of an inode, and says by which way. `file` is what could be opened directly,
+    /// if anything; `register` tells the kernel of it.
+    ///
+    /// # Errors
+    /// That of `register`, unless it was the first attempt of all: then all go through the cache.
+    pub(super) fn open(
+        &self,
+        ino: u64,
+        file: Option<&OwnedFd>,
+        register: impl FnOnce(&OwnedFd) -> io::Result<B>,
+    ) -> io::Result<Way<B>> {
+        let mut state = self.state.lock();
+        if state.passthrough == Passthrough::Off {
+            return Ok(Way::Cached);
+        }
+        if let Some(inode) = state.inodes.get_mut(&ino) {
+            inode.opens += 1;
+            return Ok(match &inode.backing {
+                Some(backing) => Way::Direct(backing.clone()),
+                None => Way::Cached,
+            });
+        }
+        let backing = match file.map(register).transpose() {
+            Ok(Some(backing)) => {
+                state.passthrough = Passthrough::Works;
+                Some(Arc::new(backing))
+            }
+            Ok(None) => None,
+            Err(e) if state.passthrough == Passthrough::Untried => {
+                tracing::info!(
+                    "files cannot be passed through here ({e}): they go through the cache"
+                );
+                state.passthrough = Passthrough::Off;
+                state.inodes.clear();
+                return Ok(Way::Cached);
+            }
+            Err(e) => return Err(e),
+        };
+        let way = match &backing {
+            Some(backing) => Way::Direct(backing.clone()),
+            None => Way::Cached,
+        };
+        state.inodes.insert(ino, Inode { opens: 1, backing });
+        Ok(way)
+    }
+
+    /// Counts a close.
+    pub(super) fn close(&self, ino: u64) {
+        let mut state = self.state.lock();
+        let Some(inode) = state.inodes.get_mut(&ino) else {
+            return;
+        };
+        inode.opens -= 1;
+        let last = (inode.opens == 0).then(|| state.inodes.remove(&ino));
+        drop(state);
+        // The kernel is told without the lock.
+        drop(last);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file() -> OwnedFd {
+        std::fs::File::open("/dev/null").unwrap().into()
+    }
+
+    fn is_direct(way: io::Result<Way<u8>>) -> Option<u8> {
+        match way.unwrap() {
+            Way::Cached => None,
+            Way::Direct(backing) => Some(*backing),
+        }
+    }
+
+    #[test]
+    fn the_first_open_decides_for_all() {
+        let (modes, file) = (IoModes::new(), file());
+        let no = |_: &OwnedFd| -> io::Result<u8> { panic!("asked without need") };
+        assert_eq!(is_direct(modes.open(7, Some(&file), no)), None);
+        modes.allow_direct();
+        assert_eq!(is_direct(modes.open(1, Some(&file), |_| Ok(11))), Some(11));
+        assert_eq!(is_direct(modes.open(1, Some(&file), no)), Some(11));
+        // Opened when it could not be passed through yet.
+        assert_eq!(is_direct(modes.open(1, None, no)), Some(11));
+        assert_eq!(is_direct(modes.open(2, None, no)), None);
+        assert_eq!(is_direct(modes.open(2, Some(&file), no)), None);
+        modes.close(2);
+        assert_eq!(is_direct(modes.open(2, Some(&file), no)), None);
+        modes.close(2);
+        modes.close(2);
+        assert_eq!(is_direct(modes.open(2, Some(&file), |_| Ok(12))), Some(12));
+        for _ in 0..3 {
+            modes.close(1);
+        }
+        assert_eq!(is_direct(modes.open(1, Some(&file), |_| Ok(13))), Some(13));
+        // What works does not turn into something else.
+        let full = |_: &OwnedFd| Err(io::ErrorKind::OutOfMemory.into());
+        assert!(modes.open(3, Some(&file), full).is_err());
+    }
+
+    #[test]
+    fn where_the_kernel_refuses_it() {
+        let (modes, file) = (IoModes::<u8>::new(), file());
+        modes.allow_direct();
+        let refused = |_: &OwnedFd| Err(io::ErrorKind::PermissionDenied.into());
+        assert_eq!(is_direct(modes.open(1, Some(&file), refused)), None);
+        assert_eq!(is_direct(modes.open(1, Some(&file), |_| Ok(1))), None);
+        modes.close(1);
+    }
+}
