@@ -26,6 +26,7 @@ mod fsck;
 mod full_disk;
 mod handles;
 mod harness;
+mod index;
 mod interrupts;
 mod listing;
 mod load;
@@ -189,6 +190,11 @@ fn cases() -> Vec<Case> {
         cases!(VIEW => safeguards::{
             a_half_deleted_leftover_is_not_adopted, mount_points_in_the_store_are_refused,
             a_layer_that_cannot_be_renamed_stops_nothing_else,
+        }),
+        cases!(STORE => index::{a_load_makes_them, fsck_finds_and_mends}),
+        cases!(VIEW => index::{
+            a_view_makes_damaged_ones_anew, missing_ones_are_made_quietly,
+            of_an_image_removed_under_its_view,
         }),
         cases!(STORE => fsck::{
             damage_is_found_and_named, a_garbled_database_is_found,

@@ -17,7 +17,7 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, MemfdFlags, Mode, OFlags, linkat, memfd_create, openat, unlinkat};
+use rustix::fs::{AtFlags, CWD, MemfdFlags, Mode, OFlags, linkat, memfd_create, openat};
 use rustix::io::Errno;
 
 use super::layout::open_directory;
@@ -27,6 +27,7 @@ use crate::model::index::{Index, Scope, merge};
 use crate::model::{DiffId, ImageId};
 use crate::sys::map::Map;
 use crate::sys::reason;
+use crate::sys::remove_tree::remove_tree;
 
 pub use verify::{Condition, check_image, check_layer, repair_image, repair_layer};
 
@@ -244,10 +245,7 @@ fn name(file: &File, directory: impl AsFd) -> Result<(), Errno> {
         match linked {
             // Unlinked, not renamed over: that would need a name elsewhere first, which a crash
             // would leave. Who looks in between makes one for itself.
-            Err(Errno::EXIST) => match unlinkat(&directory, NAME, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(errno) => return Err(errno),
-            },
+            Err(Errno::EXIST) => remove_tree(&directory, NAME.as_bytes())?,
             other => return other,
         }
     }
