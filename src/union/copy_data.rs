@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::attr::Kind;
 use super::error::Result;
-use super::layers::is_private_xattr;
+use super::layers::{SELINUX, is_private_xattr};
 use crate::sys::dirfd;
 
 /// Copies `size` bytes, sharing them with the source where the file system can, and leaving holes
@@ -108,7 +108,7 @@ pub(super) fn copy_metadata(source: impl AsFd, stat: &Stat, target: impl AsFd) -
     // First the owner: a change of owner clears capabilities and the set-ID bits.
     dirfd::chown_fd(&target, Some(stat.st_uid), Some(stat.st_gid))?;
     for name in dirfd::list_xattrs_fd(&source)? {
-        if is_private_xattr(&name) {
+        if is_private_xattr(&name) || *name == *SELINUX {
             continue;
         }
         // Gone between the two calls: nobody changes layers, but plain directories may be shared.

@@ -93,6 +93,9 @@ impl PrivateXattrs {
     };
 }
 
+/// An SELinux label: it belongs to the host, not to the file. Kernel overlayfs copies none up either.
+pub(crate) const SELINUX: &[u8] = b"security.selinux";
+
 /// Whether an extended attribute is private to unions: neither shown nor to be set through a view.
 pub(crate) fn is_private_xattr(name: &[u8]) -> bool {
     const PREFIXES: [&[u8]; 5] = [

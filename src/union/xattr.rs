@@ -10,14 +10,18 @@ use super::copy_up::Content;
 use super::error::{Error, Result};
 use super::fs::Union;
 use super::indexed::Known;
-use super::layers::is_private_xattr;
+use super::layers::{SELINUX, is_private_xattr};
 use crate::sys::dirfd;
 
 impl Union {
     /// Whether the view has attributes of this name, unless it is told to know none.
+    ///
+    /// It has no SELinux labels: where there is SELinux, the kernel labels what is in a FUSE mount
+    /// itself, and never asks. Where there is none, programs ask for each file (`ls -l` does) until
+    /// they are told, once, that there are none to be had.
     fn check_xattr(&self, name: &[u8]) -> Result<()> {
         let is_acl = name.starts_with(b"system.posix_acl_");
-        match self.options.no_xattrs || (is_acl && !self.knows_acls()) {
+        match self.options.no_xattrs || name == SELINUX || (is_acl && !self.knows_acls()) {
             true => Err(Error::NotSupported),
             false => Ok(()),
         }
@@ -32,11 +36,8 @@ impl Union {
         let _tree = self.tree.read();
         let node = match self.known(ino)? {
             Known::Indexed(index, at) => {
-                let mut xattrs = index.xattrs(at);
-                let found = xattrs.find(|(known, _)| *known == name);
-                return found
-                    .map(|(_, value)| value.to_vec())
-                    .ok_or(Error::NoAttribute);
+                let value = index.xattr(at, name).map(<[u8]>::to_vec);
+                return value.ok_or(Error::NoAttribute);
             }
             Known::Node(node) => node,
         };

@@ -336,6 +336,29 @@ pub fn private_xattrs_are_hidden() {
     );
 }
 
+pub fn labels_are_the_hosts() {
+    let dirs = Dirs::new(1);
+    put(&dirs.layer(0), "file", "x");
+    set_xattr(&dirs.layer(0).join("file"), "security.selinux", b"label");
+    set_xattr(&dirs.layer(0).join("file"), "user.key", b"value");
+    let view = dirs.view();
+    let file = view.entry("file").unwrap();
+    let ino = file.attr.ino;
+    let label = b"security.selinux";
+    for _ in 0..2 {
+        let listed = view.union.listxattr(ino).unwrap();
+        assert_eq!(listed, b"user.key\0");
+        assert_eq!(view.union.getxattr(ino, label), Err(Error::NotSupported));
+        let set = view.union.setxattr(ino, label, b"new", XattrFlags::empty());
+        assert_eq!(set, Err(Error::NotSupported));
+        view.write("file", 0, b"y").unwrap();
+    }
+    assert_eq!(
+        get_xattr(&dirs.upper().join("file"), "security.selinux"),
+        None
+    );
+}
+
 pub fn leftovers_are_removed_at_start() {
     let dirs = Dirs::new(1);
     put(&dirs.path("work"), "#1/deep/file", "x");
