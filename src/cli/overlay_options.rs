@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 
-use crate::union::{IdMap, IdRange, Owners, Permissions};
+use crate::union::{IdMap, IdRange, IoMode, Owners, Permissions};
 
 /// What is to be mounted, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -40,6 +40,8 @@ pub struct OverlayOptions {
     pub fs_name: Option<String>,
     /// How many threads serve; 0 as many as there are processors.
     pub threads: usize,
+    /// How files are read and written.
+    pub io: IoMode,
     /// Other users may use the mount.
     pub allow_other: bool,
     /// Flags of mount(2) that are words of the option list.
@@ -122,12 +124,19 @@ impl OverlayOptions {
             "xattr_permissions" => {
                 self.owners.permissions = match value.number()? {
                     0 => Permissions::OnDisk,
-                    1 | 2 => return Err(value.wrong("not supported yet")),
+                    1 => Permissions::Privileged,
+                    2 => Permissions::Containers,
                     _ => return Err(value.wrong("it is 0, 1 or 2")),
                 }
             }
             "fsname" => self.fs_name = Some(value.text()?),
             "threaded" => self.threads = usize::from(!value.flag()?),
+            "io" => {
+                self.io = match value.is_one_of(&["passthrough"], &["cached"])? {
+                    true => IoMode::Passthrough,
+                    false => IoMode::Cached,
+                }
+            }
             "allow_other" => self.allow_other = true,
             "debug" => self.debug = true,
             "nodev" => self.flag(MountFlag::NoDev, true),
@@ -395,7 +404,7 @@ mod tests {
 
     #[test]
     fn as_podman_calls_it() {
-        let list = "lowerdir=l/A:l/B,upperdir=/x/diff,workdir=/x/work,,volatile,uidmapping=:0:1000:1:1:110000:65536,squash_to_gid=7,xattr_permissions=0,context=\"a:b:s0:c1,c2\"";
+        let list = "lowerdir=l/A:l/B,upperdir=/x/diff,workdir=/x/work,,volatile,uidmapping=:0:1000:1:1:110000:65536,squash_to_gid=7,xattr_permissions=2,context=\"a:b:s0:c1,c2\"";
         let got = parse(list).unwrap();
         let range = |disk, shown, len| IdRange { disk, shown, len };
         let expected = OverlayOptions {
@@ -406,7 +415,7 @@ mod tests {
             owners: Owners {
                 uids: IdMap::Ranges(vec![range(0, 1000, 1), range(1, 110_000, 65536)]),
                 gids: IdMap::All(7),
-                permissions: Permissions::OnDisk,
+                permissions: Permissions::Containers,
             },
             contexts: vec!["context=\"a:b:s0:c1,c2\"".to_owned()],
             ..OverlayOptions::default()
@@ -416,13 +425,14 @@ mod tests {
 
     #[test]
     fn as_mount_calls_it() {
-        let list = "rw,nosuid,nodev,lowerdir=/a,dev,suid,noexec,noatime,fsname=x y,_netdev,threaded=0,timeout=3.5";
+        let list = "rw,nosuid,nodev,lowerdir=/a,dev,suid,noexec,noatime,fsname=x y,_netdev,io=cached,threaded=0,timeout=3.5";
         let got = parse(list).unwrap();
         let expected = OverlayOptions {
             lowers: vec!["/a".into()],
             flags: vec![MountFlag::NoExec, MountFlag::NoAtime],
             fs_name: Some("x y".to_owned()),
             threads: 1,
+            io: IoMode::Cached,
             ignored: vec!["_netdev".to_owned(), "timeout".to_owned()],
             ..OverlayOptions::default()
         };
@@ -478,6 +488,7 @@ mod tests {
             ("lowerdir=/a,timeout=soon", "no number"),
             ("lowerdir=/a,threaded=2", "0 or 1"),
             ("lowerdir=/a,redirect_dir=maybe", "on, off"),
+            ("lowerdir=/a,io=fast", "passthrough, cached"),
             ("lowerdir=/a,plugins=/x.so", "plugins"),
         ] {
             let error = parse(list).unwrap_err();

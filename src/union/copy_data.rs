@@ -8,7 +8,6 @@ use std::os::fd::AsFd;
 use rustix::fs::{SeekFrom, Stat, Timespec, Timestamps, XattrFlags, ftruncate, seek};
 use rustix::io::Errno;
 
-use super::attr::Kind;
 use super::error::Result;
 use super::layers::{SELINUX, is_private_xattr};
 use crate::sys::dirfd;
@@ -101,12 +100,8 @@ pub(super) fn write_all(target: impl AsFd, mut data: &[u8], mut at: u64) -> Resu
     Ok(())
 }
 
-/// Copies owner, mode, extended attributes (ACLs and capabilities among them) and times. Both may
-/// be `O_PATH`. The union's own attributes are not copied: they are about the place, not the file.
-pub(super) fn copy_metadata(source: impl AsFd, stat: &Stat, target: impl AsFd) -> Result<()> {
-    let kind = Kind::from_mode(stat.st_mode);
-    // First the owner: a change of owner clears capabilities and the set-ID bits.
-    dirfd::chown_fd(&target, Some(stat.st_uid), Some(stat.st_gid))?;
+/// Copies the extended attributes but those of the union itself. Both may be `O_PATH`.
+pub(super) fn copy_xattrs(source: impl AsFd, target: impl AsFd) -> Result<()> {
     for name in dirfd::list_xattrs_fd(&source)? {
         if is_private_xattr(&name) || *name == *SELINUX {
             continue;
@@ -116,10 +111,7 @@ pub(super) fn copy_metadata(source: impl AsFd, stat: &Stat, target: impl AsFd) -
             dirfd::set_xattr_fd(&target, &name, &value, XattrFlags::empty())?;
         }
     }
-    if kind != Kind::Symlink {
-        dirfd::chmod_fd(&target, stat.st_mode)?;
-    }
-    Ok(dirfd::set_times_fd(target, &times_of(stat))?)
+    Ok(())
 }
 
 /// The access and modification times of a `stat`.

@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Stat, XattrFlags};
 use rustix::io::Errno;
 
 use super::attr::Kind;
-use super::copy_data::{copy_data, copy_metadata, times_of};
+use super::copy_data::{copy_data, times_of};
 use super::error::{Error, Result};
 use super::fs::{Stale, Union, Upper};
 use super::inode_table::{Identity, Name};
@@ -94,7 +94,7 @@ impl Union {
             let _tree = self.tree.read();
             let location = self.lower_file_fd(&file)?;
             Source {
-                stat: self.owned(rustix::fs::fstat(&*location)?),
+                stat: self.owned(self.stat_with_kept(node, &*location)?),
                 data: match file.data() {
                     Some(_) => self.lower_data_fd(&file)?,
                     None => location.clone(),
@@ -181,7 +181,7 @@ impl Union {
             Kind::Directory => return Err(Error::IsADirectory),
         }
         let location = dirfd::open_path(work, name)?;
-        copy_metadata(&*source.location, stat, &location)?;
+        self.copy_metadata(&*source.location, stat, &location)?;
         let origin = node.ino.to_string();
         let set = dirfd::set_xattr_fd(
             &location,
@@ -350,11 +350,11 @@ impl Union {
     fn make_dir_copy(&self, upper: &Upper, dir: &Arc<Node>) -> Result<Name> {
         let temporary = upper.work.fresh();
         let source = self.path_fd(dir)?;
-        let stat = self.owned(rustix::fs::fstat(&*source)?);
+        let stat = self.owned(self.stat_with_kept(dir, &*source)?);
         rustix::fs::mkdirat(&upper.work, &*temporary, Mode::RWXU)?;
         let copied = dirfd::open_dir(&upper.work, &temporary)
             .map_err(Error::from)
-            .and_then(|copy| copy_metadata(&*source, &stat, copy));
+            .and_then(|copy| self.copy_metadata(&*source, &stat, copy));
         if copied.is_err() {
             upper.work.discard(&temporary);
         }

@@ -107,7 +107,7 @@ impl Union {
                 dirfd::get_xattr_fd(&*dir, DEFAULT_ACL)?
             }
         };
-        let made = make_in_work(upper, &dir, new, what, acl)?;
+        let made = self.make_in_work(upper, &dir, new, what, acl)?;
         let is_dir = matches!(what, What::Directory);
         let placed = self.place(upper, &made.name, &dir, new.name, cover, is_dir);
         if placed.is_err() {
@@ -118,6 +118,80 @@ impl Union {
         let attr = self.attr_of(&node)?;
         let file = matches!(what, What::File).then(|| Arc::new(made.fd));
         Ok((node, attr, file))
+    }
+
+    /// Makes something in the work directory, with owner and mode, in place of a directory with that
+    /// default ACL.
+    fn make_in_work(
+        &self,
+        upper: &Upper,
+        dir: &OwnedFd,
+        new: &NewEntry<'_>,
+        what: What<'_>,
+        acl: Option<Vec<u8>>,
+    ) -> Result<Made> {
+        let work = &upper.work;
+        let name = work.fresh();
+        let has_acl = acl.is_some();
+        let made = match acl {
+            None => make_node(work, &name, new.mode & !new.umask, what),
+            Some(acl) => {
+                // The kernel knows best how an ACL is inherited: let it happen in a directory
+                // with the parent's default ACL.
+                let nursery = work.fresh();
+                rustix::fs::mkdirat(work, &*nursery, Mode::RWXU)?;
+                let made = dirfd::open_dir(work, &nursery)
+                    .map_err(Error::from)
+                    .and_then(|inside| {
+                        dirfd::set_xattr_fd(&inside, DEFAULT_ACL, &acl, XattrFlags::empty())?;
+                        let made = make_node(&inside, &name, new.mode, what)?;
+                        rustix::fs::renameat(inside, &*name, work, &*name)?;
+                        Ok(made)
+                    });
+                work.discard(&nursery);
+                made
+            }
+        };
+        let finished = made.and_then(|fd| {
+            self.finish(&fd, dir, new, what, has_acl)?;
+            Ok(fd)
+        });
+        match finished {
+            Ok(fd) => Ok(Made { name, fd }),
+            Err(e) => {
+                work.discard(&name);
+                Err(e)
+            }
+        }
+    }
+
+    /// Sets owner and mode of what has just been made, in a directory that has a default ACL or not.
+    fn finish(
+        &self,
+        made: &OwnedFd,
+        dir: &OwnedFd,
+        new: &NewEntry<'_>,
+        what: What<'_>,
+        has_acl: bool,
+    ) -> Result<()> {
+        let parent = self.upper_stat(dir)?;
+        let inherits = parent.st_mode & S_ISGID != 0;
+        let gid = if inherits {
+            parent.st_gid
+        } else {
+            new.caller.gid
+        };
+        let permissions = if has_acl {
+            // As the ACL made it; a change would be one of its mask.
+            rustix::fs::fstat(made)?.st_mode as u32 & 0o777
+        } else {
+            new.mode & !new.umask & 0o777
+        };
+        let mut special = new.mode & 0o7000;
+        if inherits && matches!(what, What::Directory) {
+            special |= S_ISGID;
+        }
+        self.give(made, new.caller.uid, gid, permissions | special)
     }
 
     /// Whose something new is on disk. Whoever has no place there makes files of nobody: that a
@@ -184,83 +258,6 @@ impl Union {
         let opened = self.open(entry.node.ino(), flags, new.caller)?;
         Ok((entry, opened))
     }
-}
-
-/// Makes something in the work directory, with owner and mode, in place of a directory with that
-/// default ACL.
-fn make_in_work(
-    upper: &Upper,
-    dir: &OwnedFd,
-    new: &NewEntry<'_>,
-    what: What<'_>,
-    acl: Option<Vec<u8>>,
-) -> Result<Made> {
-    let work = &upper.work;
-    let name = work.fresh();
-    let has_acl = acl.is_some();
-    let made = match acl {
-        None => make_node(work, &name, new.mode & !new.umask, what),
-        Some(acl) => {
-            // The kernel knows best how an ACL is inherited: let it happen in a directory
-            // with the parent's default ACL.
-            let nursery = work.fresh();
-            rustix::fs::mkdirat(work, &*nursery, Mode::RWXU)?;
-            let made = dirfd::open_dir(work, &nursery)
-                .map_err(Error::from)
-                .and_then(|inside| {
-                    dirfd::set_xattr_fd(&inside, DEFAULT_ACL, &acl, XattrFlags::empty())?;
-                    let made = make_node(&inside, &name, new.mode, what)?;
-                    rustix::fs::renameat(inside, &*name, work, &*name)?;
-                    Ok(made)
-                });
-            work.discard(&nursery);
-            made
-        }
-    };
-    let finished = made.and_then(|fd| {
-        give(&fd, dir, new, what, has_acl)?;
-        Ok(fd)
-    });
-    match finished {
-        Ok(fd) => Ok(Made { name, fd }),
-        Err(e) => {
-            work.discard(&name);
-            Err(e)
-        }
-    }
-}
-
-/// Sets owner and mode of what has just been made, in a directory that has a default ACL or not.
-fn give(
-    made: &OwnedFd,
-    dir: &OwnedFd,
-    new: &NewEntry<'_>,
-    what: What<'_>,
-    has_acl: bool,
-) -> Result<()> {
-    let parent = rustix::fs::fstat(dir)?;
-    let inherits = parent.st_mode as u32 & S_ISGID != 0;
-    let gid = if inherits {
-        parent.st_gid
-    } else {
-        new.caller.gid
-    };
-    dirfd::chown_fd(made, Some(new.caller.uid), Some(gid))?;
-    if matches!(what, What::Symlink(_)) {
-        return Ok(());
-    }
-    let permissions = if has_acl {
-        // As the ACL made it; a change would be one of its mask.
-        rustix::fs::fstat(made)?.st_mode as u32 & 0o777
-    } else {
-        new.mode & !new.umask & 0o777
-    };
-    // After the change of owner, which clears the set-ID bits.
-    let mut special = new.mode & 0o7000;
-    if inherits && matches!(what, What::Directory) {
-        special |= S_ISGID;
-    }
-    Ok(dirfd::chmod_fd(made, permissions | special)?)
 }
 
 /// Makes something and opens it: a regular file for reading and writing, anything else as a place.

@@ -88,7 +88,7 @@ impl Union {
         let write = writes || truncates.is_some();
         let file = self.data_fd(node, write)?;
         if let Some(caller) = truncates {
-            truncate_at_open(&file, caller)?;
+            self.truncate_at_open(&file, caller)?;
         }
         let stays = node.is_upper() && node.metacopy().is_none();
         Ok(stays.then_some(file))
@@ -283,7 +283,7 @@ impl Union {
             }
         }
         if how.drops_set_id {
-            drop_set_id(&file)?;
+            self.drop_set_id(&file)?;
         }
         if how.sync && !self.options.no_fsync {
             rustix::fs::fsync(&*file)?;
@@ -346,6 +346,16 @@ impl Union {
         Ok(rustix::fs::seek(&*file, whence)?)
     }
 
+    /// The kernel leaves O_TRUNC to us, and with it what a truncation does to the set-ID bits. (That
+    /// it takes capabilities, the disk's own truncation sees to.)
+    fn truncate_at_open(&self, file: &OwnedFd, caller: Caller) -> Result<()> {
+        rustix::fs::ftruncate(file, 0)?;
+        match caller.keeps_set_id() {
+            true => Ok(()),
+            false => self.drop_set_id(file),
+        }
+    }
+
     /// Copies between two open files; may copy less than asked.
     pub fn copy_file_range(
         &self,
@@ -361,26 +371,6 @@ impl Union {
         let copied =
             rustix::fs::copy_file_range(&*source, Some(&mut from), &*target, Some(&mut to), len)?;
         Ok(copied)
-    }
-}
-
-/// The kernel leaves O_TRUNC to us, and with it what a truncation does to the set-ID bits. (That
-/// it takes capabilities, the disk's own truncation sees to.)
-fn truncate_at_open(file: &OwnedFd, caller: Caller) -> Result<()> {
-    rustix::fs::ftruncate(file, 0)?;
-    match caller.keeps_set_id() {
-        true => Ok(()),
-        false => drop_set_id(file),
-    }
-}
-
-/// Takes the set-user-ID bit off a file, and the set-group-ID bit where the group may execute it.
-pub(super) fn drop_set_id(file: &OwnedFd) -> Result<()> {
-    let mode = rustix::fs::fstat(file)?.st_mode as u32;
-    let kept = mode & !0o4000 & if mode & 0o010 != 0 { !0o2000 } else { !0 };
-    match kept == mode {
-        true => Ok(()),
-        false => Ok(dirfd::chmod_fd(file, kept)?),
     }
 }
 

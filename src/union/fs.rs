@@ -21,6 +21,7 @@ use super::fd_cache::FdCache;
 use super::handles::Handles;
 use super::hard_links::HardLinks;
 use super::inode_table::{InodeTable, ROOT};
+use super::kept::Keepers;
 use super::layers::{Layers, LowerDir, LowerPath, Options, PlainDir, PrivateXattrs};
 use super::metacopy::Completing;
 use super::node::{Data, DirPlace, DirUpper, InoRef, Node, Nodes, Place};
@@ -45,6 +46,7 @@ pub struct Union {
     pub(super) listings: Listings,
     pub(super) hard_links: HardLinks,
     pub(super) completing: Completing,
+    pub(super) keepers: Keepers,
     next_id: AtomicU64,
     stale: OnceLock<Sender<Stale>>,
 }
@@ -143,8 +145,13 @@ impl Union {
             files: FdCache::new(to_cache),
             index: layers.index,
         };
+        let lower_fds: Vec<_> = layers.lowers.into_iter().map(Arc::new).collect();
+        let keepers = match options.plain {
+            true => Keepers::find(upper.as_ref(), &lower_fds, options.owners.permissions)?,
+            false => Keepers::default(),
+        };
         let mut union = Union {
-            lower_fds: layers.lowers.into_iter().map(Arc::new).collect(),
+            lower_fds,
             lower_roots,
             upper,
             options,
@@ -155,6 +162,7 @@ impl Union {
             listings: Listings::default(),
             hard_links: HardLinks::default(),
             completing: Completing::default(),
+            keepers,
             next_id,
             stale: OnceLock::new(),
         };
@@ -223,7 +231,7 @@ impl Union {
 
     /// Whether the view has access control lists.
     pub(super) fn knows_acls(&self) -> bool {
-        !self.options.no_acl && !self.options.no_xattrs
+        !self.options.no_acl && !self.options.no_xattrs && !self.keepers.any
     }
 
     /// What is on disk as it is to be shown: in the view's owners.

@@ -152,7 +152,10 @@ impl Union {
         let attr = found.attr;
         let node = self.intern(parent, name, found);
         // A node of the same identity may be elsewhere by now (held, or copied up).
-        let attr = self.attr_from(&node, attr);
+        let attr = match self.keepers.any {
+            false => self.attr_from(&node, attr),
+            true => self.attr_of(&node)?,
+        };
         let node = node.number();
         Ok(Entry { node, attr })
     }
@@ -637,6 +640,7 @@ impl Union {
                 _ => on_disk(rustix::fs::fstat(&*self.path_fd(node)?)?),
             },
         };
+        let attr = self.with_kept(node, attr)?;
         Ok(self.attr_from(node, attr))
     }
 }

@@ -6,7 +6,6 @@ use rustix::io::Errno;
 use super::attr::{Attr, Caller, Kind, SetAttr, SetTime};
 use super::copy_up::Content;
 use super::error::{Error, Result};
-use super::file_io::drop_set_id;
 use super::fs::Union;
 use super::indexed::Known;
 use super::inode_table::ROOT;
@@ -54,20 +53,20 @@ impl Union {
         }
         let fd = self.path_fd(&node)?;
         if changes_contents && node.kind == Kind::File && !caller.keeps_set_id() {
-            drop_set_id(&fd)?;
+            self.drop_set_id(&fd)?;
         }
         if set.uid.is_some() || set.gid.is_some() {
             let owners = &self.options.owners;
             let uid = on_disk(&owners.uids, set.uid)?;
             let gid = on_disk(&owners.gids, set.gid)?;
-            dirfd::chown_fd(&*fd, uid, gid)?;
+            self.set_owner(&*fd, uid, gid)?;
         }
         // After the owner, whose change clears the set-ID bits: the kernel has said which remain.
         if let Some(mode) = set.mode {
             if node.kind == Kind::Symlink {
                 return Err(Error::NotSupported);
             }
-            dirfd::chmod_fd(&*fd, mode)?;
+            self.set_mode(&*fd, mode)?;
         }
         if set.atime.is_some() || set.mtime.is_some() {
             let times = Timestamps {

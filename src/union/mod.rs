@@ -32,6 +32,7 @@ mod handles;
 mod hard_links;
 mod indexed;
 mod inode_table;
+mod kept;
 mod layers;
 mod link;
 mod lookup;

@@ -5,10 +5,11 @@
 pub(crate) const NOBODY: u32 = 65534;
 
 /// The attributes in which owner and mode may be kept: of [`Permissions::Privileged`], of
-/// [`Permissions::Containers`].
-pub(crate) const OVERRIDES: [&[u8]; 2] = [
+/// [`Permissions::Containers`], and one that is only read.
+pub(crate) const OVERRIDES: [&[u8]; 3] = [
     b"security.fuseoverlayfs.override_stat",
     b"user.containers.override_stat",
+    b"user.fuseoverlayfs.override_stat",
 ];
 
 /// How owners and modes pass between the disk and the view.

@@ -309,12 +309,12 @@ impl Union {
         let work = &upper.work;
         let temporary = work.fresh();
         let old = dirfd::open_dir(&*to.dir, to.name)?;
-        let stat = rustix::fs::fstat(&old)?;
+        let stat = self.upper_stat(&old)?;
         rustix::fs::mkdirat(work, &*temporary, rustix::fs::Mode::RWXU)?;
         let made = dirfd::open_dir(work, &temporary)
             .map_err(Error::from)
             .and_then(|new| {
-                super::copy_data::copy_metadata(&old, &stat, &new)?;
+                self.copy_metadata(&old, &stat, &new)?;
                 self.make_opaque(&new)?;
                 let flags = RenameFlags::EXCHANGE;
                 Ok(rustix::fs::renameat_with(

@@ -115,6 +115,8 @@ pub fn mount(union: Union, mount_point: &Path, options: &MountOptions) -> io::Re
             tracing::info!("without privilege no files are passed through");
             IoMode::Cached
         }
+        // A write past this server would leave the set-ID bits that it keeps.
+        IoMode::Passthrough if union.keeps_modes_aside() => IoMode::Cached,
         io => io,
     };
     match Session::from_fd(Adapter::new(union, io), device, acl, config) {

@@ -263,7 +263,7 @@ fn cases() -> Vec<Case> {
             refused_entries, contained_entries, truncated_layers, mutated_layers, cancelled,
         }),
         cases!([podman, &[Need::Fuse, Need::Tool("busybox")]].concat() => overlay_podman::{
-            by_its_own_name, by_the_name_of_fuse_overlayfs, running_containers,
+            by_its_own_name, by_the_name_of_fuse_overlayfs, with_a_forced_mask, running_containers,
         }),
         cases!([podman, &[Need::Tool("zstd")]].concat() => archives_tools::{podman_docker_archive}),
         cases!([podman, &[Need::Tool("gzip")]].concat() => archives_tools::{podman_oci}),
@@ -319,7 +319,7 @@ fn cases() -> Vec<Case> {
         }),
         cases!(STORE => union_plain::{
             both_forms_are_read, marks_cannot_be_made_or_seen, devices_are_made_where_they_can_be,
-            private_attributes_of_others,
+            private_attributes_of_others, owners_and_modes_in_an_attribute,
         }),
         cases!(BESIDE_OVERLAY => union_plain::{files_are_made_where_devices_cannot_be}),
         cases!(BESIDE_OVERLAY => union_model::{random_operations_with_whiteout_files}),

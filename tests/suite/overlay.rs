@@ -313,6 +313,8 @@ pub fn what_is_refused() {
         .spawn()
         .unwrap();
     wait_until("it is mounted", || is_mounted(&it.mnt()));
+    // It is seen before its server is ready; whoever asks it something waits for that.
+    assert_eq!(names_in(&it.mnt()), ["both"]);
     it.umount();
     let run = Run::finish(child, "overlay -d".to_owned());
     assert!(

@@ -1,9 +1,9 @@
 //! Unions of plain directories: whiteouts in both forms, read and written. Without FUSE.
 
 use std::fs;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
-use layerctl::union::{Options, RenameHow, Union, What};
+use layerctl::union::{Options, Owners, Permissions, RenameHow, SetAttr, Union, What};
 use rustix::io::Errno;
 
 use crate::union_support::{Dirs, View, get_xattr, into_files, opaque, put, set_xattr, whiteout};
@@ -214,4 +214,125 @@ pub fn private_attributes_of_others() {
     let copy = dirs.upper().join("f");
     assert!(get_xattr(&copy, "user.note").is_some());
     assert!(get_xattr(&copy, "user.containers.override_stat").is_none());
+}
+
+const KEEPER: &str = "user.containers.override_stat";
+
+/// Of plain directories, with owner and mode in an attribute.
+fn keeping(dirs: &Dirs) -> View {
+    let owners = Owners {
+        permissions: Permissions::Containers,
+        ..Owners::default()
+    };
+    let options = Options {
+        volatile: true,
+        plain: true,
+        owners,
+        ..Options::default()
+    };
+    View {
+        union: Union::new(dirs.open(), options).unwrap(),
+    }
+}
+
+#[track_caller]
+fn owner_and_mode(view: &View, path: &str) -> (u32, u32, u32) {
+    let attr = view.attr(path).unwrap();
+    (attr.uid, attr.gid, attr.mode)
+}
+
+#[track_caller]
+fn kept(dirs: &Dirs, path: &str) -> String {
+    String::from_utf8(get_xattr(&dirs.upper().join(path), KEEPER).unwrap()).unwrap()
+}
+
+pub fn owners_and_modes_in_an_attribute() {
+    let dirs = Dirs::new(2);
+    put(&dirs.layer(0), "d/f", "below");
+    put(&dirs.layer(0), "d/g", "below");
+    put(
+        &dirs.layer(1),
+        "other",
+        "of a layer without such attributes",
+    );
+    for (name, value) in [
+        ("", "0:0:0755:dir"),
+        ("d", "7:8:2770:dir"),
+        ("d/f", "7:8:04711:file"),
+    ] {
+        set_xattr(&dirs.layer(0).join(name), KEEPER, value.as_bytes());
+    }
+    set_xattr(&dirs.layer(1).join("other"), KEEPER, b"9:9:0600:file");
+    // What the layers say is shown without any option.
+    let view = plain(&dirs);
+    assert_eq!(owner_and_mode(&view, "d"), (7, 8, 0o2770));
+    assert_eq!(owner_and_mode(&view, "d/f"), (7, 8, 0o4711));
+    assert_eq!(owner_and_mode(&view, "d/g"), (0, 0, 0o644));
+    assert_eq!(owner_and_mode(&view, "other"), (0, 0, 0o644));
+    drop(view);
+    // With it, changes go there, and the inodes stay the server's.
+    let view = keeping(&dirs);
+    view.write("d/f", 0, b"BELOW").unwrap();
+    assert_eq!(owner_and_mode(&view, "d/f"), (7, 8, 0o4711));
+    assert_eq!(
+        (kept(&dirs, "d"), kept(&dirs, "d/f")),
+        ("7:8:2770:dir".into(), "7:8:4711:file".into())
+    );
+    view.mkdir("d/new").unwrap();
+    assert_eq!(owner_and_mode(&view, "d/new"), (0, 8, 0o2755));
+    view.make(
+        "d/new/pipe",
+        0o640,
+        What::Node(layerctl::union::Kind::Fifo, 0),
+    )
+    .unwrap();
+    view.make("d/new/link", 0o777, What::Symlink(b"there"))
+        .unwrap();
+    let set = |path: &str, uid, mode| {
+        let set = SetAttr {
+            uid,
+            mode,
+            ..SetAttr::default()
+        };
+        view.setattr(path, &set).unwrap()
+    };
+    // A change of owner takes the set-user-ID bit, a change of mode only what it says.
+    assert_eq!(set("d/f", Some(70_000), None).mode, 0o711);
+    assert_eq!(set("d/g", None, Some(0o6400)).mode, 0o6400);
+    assert_eq!(set("other", Some(5), Some(0o4755)).mode, 0o4755);
+    let shown: Vec<_> = ["d/f", "d/g", "d/new/pipe", "other"]
+        .map(|path| owner_and_mode(&view, path))
+        .into();
+    assert_eq!(
+        shown,
+        [
+            (70_000, 8, 0o711),
+            (0, 0, 0o6400),
+            (0, 8, 0o640),
+            (5, 0, 0o4755)
+        ]
+    );
+    for path in ["d", "d/f", "d/g", "d/new", "other"] {
+        let stat = fs::metadata(dirs.upper().join(path)).unwrap();
+        assert_eq!(
+            (stat.uid(), stat.gid(), stat.mode() & 0o7000),
+            (0, 0, 0),
+            "{path}"
+        );
+    }
+    // Files whose mode lets nobody in can be copied, too, and all is as it was after a remount.
+    set("other", None, Some(0));
+    drop(view);
+    let view = keeping(&dirs);
+    assert_eq!(owner_and_mode(&view, "other"), (5, 0, 0));
+    assert_eq!(
+        view.read("other").unwrap(),
+        b"of a layer without such attributes"
+    );
+    assert_eq!(owner_and_mode(&view, "d/f"), (70_000, 8, 0o711));
+    assert_eq!(view.read("d/f").unwrap(), b"BELOW");
+    // Not guessed.
+    set_xattr(&dirs.upper().join("d/g"), KEEPER, b"nonsense");
+    drop(view);
+    assert_eq!(keeping(&dirs).attr("d/g").unwrap_err().errno(), libc::EIO);
 }

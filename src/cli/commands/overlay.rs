@@ -45,6 +45,8 @@ Options of -o, separated by commas (a backslash takes the next character as it i
                           user.containers.override_stat (2), not in the inode
   static_nlink            every directory has one link
   noacl, noxattrs=1       no access control lists, no extended attributes
+  io=passthrough|cached   how files are read and written: past this server, directly on their disk,
+                          or through the kernel's cache [default: passthrough where it can be]
   threaded=0              one thread
   fsname=NAME             the source that /proc/mounts shows
   allow_other, nodev, nosuid, noexec, noatime, context=…
@@ -268,18 +270,17 @@ impl Ours {
 
 fn mount_options(args: &Args, options: &OverlayOptions) -> MountOptions {
     let source = args.source().map(|path| path.display().to_string());
-    let defaults = MountOptions::default();
     let has = |flag| options.flags.contains(&flag);
     MountOptions {
         fs_name: options
             .fs_name
             .clone()
             .or(source)
-            .unwrap_or(defaults.fs_name.clone()),
+            .unwrap_or_else(|| MountOptions::default().fs_name),
         read_only: options.read_only,
         threads: options.threads,
         allow_other: options.allow_other,
-        io: defaults.io,
+        io: options.io,
         no_dev: has(MountFlag::NoDev),
         no_suid: has(MountFlag::NoSuid),
         no_exec: has(MountFlag::NoExec),
