@@ -2,9 +2,10 @@
 //! end.
 
 use std::collections::HashMap;
+use std::io::{self, BufWriter, Cursor, Seek, SeekFrom, Write};
 
 use super::check::is_name;
-use super::record::{CHECKSUM_AT, Header, NONE, Record, checksum};
+use super::record::{CHECKSUM_AT, Header, INODE, NONE, Record};
 use super::{IndexError, Inode, Kind, Scope, is_private_xattr};
 use crate::model::DiffId;
 
@@ -25,8 +26,8 @@ type Set = Vec<(Vec<u8>, Vec<u8>)>;
 pub struct Builder {
     scope: Scope,
     diffs: Vec<DiffId>,
-    /// By handle. `data` is a symlink's place in `targets`.
-    records: Vec<Record>,
+    /// By handle, encoded because that is smaller. `data` is a symlink's place in `targets`.
+    records: Vec<[u8; INODE]>,
     links: Vec<Link>,
     text: Vec<u8>,
     targets: Vec<u8>,
@@ -92,15 +93,32 @@ impl Builder {
     /// # Errors
     /// As [`Builder::add`]; and an inode that is a directory, or is not there.
     pub fn link(&mut self, parent: u32, name: &[u8], inode: u32) -> Result<(), IndexError> {
-        match self.records.get(inode as usize) {
+        match self.record(inode) {
             Some(record) if record.inode.kind != Kind::Directory => self.name(parent, name, inode),
             _ => Err(IndexError::Broken("a directory with several names")),
         }
     }
 
+    fn record(&self, handle: u32) -> Option<Record> {
+        self.records.get(handle as usize).and_then(Record::decode)
+    }
+
+    fn is_directory(&self, handle: u32) -> bool {
+        let record = self.record(handle);
+        record.is_some_and(|record| record.inode.kind == Kind::Directory)
+    }
+
+    fn change(&mut self, handle: u32, change: impl FnOnce(&mut Record)) {
+        if let Some(encoded) = self.records.get_mut(handle as usize)
+            && let Some(mut record) = Record::decode(encoded)
+        {
+            change(&mut record);
+            *encoded = record.encode();
+        }
+    }
+
     fn name(&mut self, parent: u32, name: &[u8], inode: u32) -> Result<(), IndexError> {
-        let in_directory = self.records.get(parent as usize);
-        if !in_directory.is_some_and(|record| record.inode.kind == Kind::Directory) {
+        if !self.is_directory(parent) {
             return Err(IndexError::Broken("a name that is in no directory"));
         }
         if !is_name(name) {
@@ -141,23 +159,38 @@ impl Builder {
                 *self.sets.entry(set).or_insert(next)
             }
         };
-        self.records.push(Record {
+        let record = Record {
             inode: *inode,
             set,
             first_name: NONE,
             data,
-        });
+        };
+        self.records.push(record.encode());
     }
 
     fn text(&self, link: &Link) -> &[u8] {
         &self.text[link.text as usize..][..link.length as usize]
     }
 
-    /// The finished file.
+    /// The finished file, in memory.
     ///
     /// # Errors
     /// A directory with two entries of one name, or more than the format has room for.
-    pub fn finish(mut self) -> Result<Vec<u8>, IndexError> {
+    pub fn finish(self) -> Result<Vec<u8>, IndexError> {
+        let mut file = Cursor::new(Vec::new());
+        match self.write(&mut file) {
+            Ok(()) => Ok(file.into_inner()),
+            Err(WriteError::Index(e)) => Err(e),
+            // There is nothing that memory could refuse.
+            Err(WriteError::Io(_)) => Err(IndexError::TooMany("bytes")),
+        }
+    }
+
+    /// Writes the finished file to `out`, from where that stands.
+    ///
+    /// # Errors
+    /// Those of [`Builder::finish`], and of `out`.
+    pub fn write(mut self, mut out: impl Write + Seek) -> Result<(), WriteError> {
         let mut links = std::mem::take(&mut self.links);
         links.sort_unstable_by(|a, b| {
             (a.parent.cmp(&b.parent)).then_with(|| self.text(a).cmp(self.text(b)))
@@ -166,53 +199,37 @@ impl Builder {
             pair[0].parent == pair[1].parent && self.text(&pair[0]) == self.text(&pair[1])
         };
         if links.windows(2).any(same) {
-            return Err(IndexError::Broken("a directory with a name twice"));
+            return Err(IndexError::Broken("a directory with a name twice").into());
         }
         let plan = self.number(&links);
         if plan.order.len() != self.records.len() {
-            return Err(IndexError::Broken("a directory that is in none"));
+            return Err(IndexError::Broken("a directory that is in none").into());
         }
-        let sets = std::mem::take(&mut self.sets);
-        let mut by_number: Vec<&Set> = vec![&EMPTY; sets.len()];
-        for (set, number) in &sets {
-            by_number[*number as usize - 1] = set;
-        }
-        let mut out = Out::default();
-        let mut set_numbers = vec![0; sets.len() + 1];
-        let mut inodes = Vec::with_capacity(self.records.len() * super::record::INODE);
-        for handle in &plan.order {
-            let record = &mut self.records[*handle as usize];
-            if record.inode.kind == Kind::Symlink {
-                let (at, length) = ((record.data >> 16) as usize, record.data & 0xffff);
-                let target = &self.targets[at..][..length as usize];
-                record.data = out.packed(target);
-            }
-            if record.set != 0 {
-                let number = &mut set_numbers[record.set as usize];
-                if *number == 0 {
-                    *number = out.set(by_number[record.set as usize - 1])?;
-                }
-                record.set = *number;
-            }
-            inodes.extend_from_slice(&record.encode());
-        }
+        let variable = self.variable(&plan)?;
         let header = Header {
             scope: self.scope,
             layers: count(self.diffs.len(), "layers")?,
             inodes: count(plan.order.len(), "inodes")?,
             names: count(links.len(), "names")?,
-            sets: out.set_count,
-            attrs: out.attr_count,
+            sets: variable.set_count,
+            attrs: variable.attr_count,
             names_len: count(self.text.len(), "names")?,
-            bytes_len: out.bytes.len() as u64,
+            bytes_len: variable.bytes.len() as u64,
         };
         let sections = header.sections().ok_or(IndexError::TooMany("inodes"))?;
-        let mut file = Vec::with_capacity(sections.end);
-        file.extend_from_slice(&header.encode(sections.end as u64));
+        let header = header.encode(sections.end as u64);
+        let start = out.stream_position()?;
+        out.write_all(&header)?;
+        let mut sum = crc32fast::Hasher::new();
+        sum.update(&header[..CHECKSUM_AT]);
+        let summed = Summed { out: &mut out, sum };
+        let mut rest = BufWriter::with_capacity(1 << 16, summed);
         for diff in &self.diffs {
-            file.extend_from_slice(&diff.sha256());
+            rest.write_all(&diff.sha256())?;
         }
-        file.append(&mut inodes);
+        for handle in &plan.order {
+            rest.write_all(&self.records[*handle as usize])?;
+        }
         let mut end = 0;
         for (place, link) in plan.names(&links).enumerate() {
             end += link.length;
@@ -223,18 +240,55 @@ impl Builder {
                 end,
                 next,
             ] {
-                file.extend_from_slice(&number.to_le_bytes());
+                rest.write_all(&number.to_le_bytes())?;
             }
         }
-        file.append(&mut out.sets);
-        file.append(&mut out.attrs);
+        rest.write_all(&variable.sets)?;
+        rest.write_all(&variable.attrs)?;
         for link in plan.names(&links) {
-            file.extend_from_slice(self.text(link));
+            rest.write_all(self.text(link))?;
         }
-        file.append(&mut out.bytes);
-        let sum = checksum(&file);
-        file[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&sum.to_le_bytes());
-        Ok(file)
+        rest.write_all(&variable.bytes)?;
+        let sum = rest.into_inner().map_err(io::Error::from)?.sum.finalize();
+        let end = out.stream_position()?;
+        out.seek(SeekFrom::Start(start + CHECKSUM_AT as u64))?;
+        out.write_all(&sum.to_le_bytes())?;
+        out.seek(SeekFrom::Start(end))?;
+        Ok(())
+    }
+
+    /// Lays out the parts of variable length, and says in the records where they are.
+    fn variable(&mut self, plan: &Plan) -> Result<Variable, IndexError> {
+        let sets = std::mem::take(&mut self.sets);
+        let mut by_number: Vec<&Set> = vec![&EMPTY; sets.len()];
+        for (set, number) in &sets {
+            by_number[*number as usize - 1] = set;
+        }
+        let mut out = Variable::default();
+        let mut set_numbers = vec![0; sets.len() + 1];
+        let targets = std::mem::take(&mut self.targets);
+        for handle in &plan.order {
+            let Some(mut record) = self.record(*handle) else {
+                continue;
+            };
+            let is_symlink = record.inode.kind == Kind::Symlink;
+            if is_symlink {
+                let (at, length) = ((record.data >> 16) as usize, record.data & 0xffff);
+                let target = &targets[at..][..length as usize];
+                record.data = out.packed(target);
+            }
+            if record.set != 0 {
+                let number = &mut set_numbers[record.set as usize];
+                if *number == 0 {
+                    *number = out.set(by_number[record.set as usize - 1])?;
+                }
+                record.set = *number;
+            }
+            if is_symlink || record.set != 0 {
+                self.records[*handle as usize] = record.encode();
+            }
+        }
+        Ok(out)
     }
 
     /// Gives the numbers, breadth first, and completes the records but for what is elsewhere.
@@ -260,29 +314,35 @@ impl Builder {
         let (mut place, mut at) = (0, 0);
         while let Some(&dir) = plan.order.get(at) {
             at += 1;
-            if self.records[dir as usize].inode.kind != Kind::Directory {
+            if !self.is_directory(dir) {
                 continue;
             }
             let first = place;
             let mut subdirectories = 0;
             for link in plan.of(dir, links) {
-                let record = &mut self.records[link.inode as usize];
                 if plan.number_of[link.inode as usize] == NONE {
                     plan.number_of[link.inode as usize] = plan.order.len() as u32;
                     plan.order.push(link.inode);
-                    record.first_name = place;
-                    record.inode.nlink = 1;
-                    subdirectories += u32::from(record.inode.kind == Kind::Directory);
+                    self.change(link.inode, |record| {
+                        record.first_name = place;
+                        record.inode.nlink = 1;
+                    });
+                    subdirectories += u32::from(self.is_directory(link.inode));
                 } else {
-                    record.inode.nlink += 1;
-                    let before = last.insert(link.inode, place).unwrap_or(record.first_name);
-                    plan.next.insert(before, place);
+                    let last = &mut last;
+                    let next = &mut plan.next;
+                    self.change(link.inode, |record| {
+                        record.inode.nlink += 1;
+                        let before = last.insert(link.inode, place);
+                        next.insert(before.unwrap_or(record.first_name), place);
+                    });
                 }
                 place += 1;
             }
-            let record = &mut self.records[dir as usize];
-            record.data = u64::from(first) | u64::from(place - first) << 32;
-            record.inode.nlink = subdirectories.saturating_add(2);
+            self.change(dir, |record| {
+                record.data = u64::from(first) | u64::from(place - first) << 32;
+                record.inode.nlink = subdirectories.saturating_add(2);
+            });
         }
         plan
     }
@@ -320,7 +380,7 @@ impl Plan {
 
 /// The parts of variable length.
 #[derive(Default)]
-struct Out {
+struct Variable {
     sets: Vec<u8>,
     set_count: u32,
     attrs: Vec<u8>,
@@ -328,7 +388,7 @@ struct Out {
     bytes: Vec<u8>,
 }
 
-impl Out {
+impl Variable {
     fn packed(&mut self, some: &[u8]) -> u64 {
         let at = (self.bytes.len() as u64) << 16 | (some.len() as u64 & 0xffff);
         self.bytes.extend_from_slice(some);
@@ -353,5 +413,34 @@ impl Out {
         self.sets.extend_from_slice(&self.attr_count.to_le_bytes());
         self.set_count += 1;
         Ok(self.set_count)
+    }
+}
+
+/// Why an index could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// It cannot be one.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// What it was to be written to refused it.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Sums up what it writes.
+struct Summed<W> {
+    out: W,
+    sum: crc32fast::Hasher,
+}
+
+impl<W: Write> Write for Summed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.sum.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }

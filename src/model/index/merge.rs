@@ -16,9 +16,17 @@ type At = (u32, u32);
 /// # Errors
 /// More than the format has room for.
 pub fn merge<B: AsRef<[u8]>>(layers: &[&Index<B>]) -> Result<Vec<u8>, IndexError> {
+    merger(layers)?.finish()
+}
+
+/// The same, not yet written.
+///
+/// # Errors
+/// As [`merge`].
+pub fn merger<B: AsRef<[u8]>>(layers: &[&Index<B>]) -> Result<Builder, IndexError> {
     let diffs = layers.iter().flat_map(|layer| layer.diffs()).collect();
     let Some(top) = layers.first() else {
-        return Builder::new(Scope::Merged, diffs, &EMPTY_ROOT, []).finish();
+        return Ok(Builder::new(Scope::Merged, diffs, &EMPTY_ROOT, []));
     };
     let inode_of = |(layer, at): At| {
         let inode = layers[layer as usize].inode(at);
@@ -88,7 +96,7 @@ pub fn merge<B: AsRef<[u8]>>(layers: &[&Index<B>]) -> Result<Vec<u8>, IndexError
             }
         }
     }
-    builder.finish()
+    Ok(builder)
 }
 
 const EMPTY_ROOT: Inode = Inode {

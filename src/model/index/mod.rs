@@ -46,8 +46,8 @@ mod record;
 #[cfg(test)]
 mod tests;
 
-pub use build::Builder;
-pub use merge::merge;
+pub use build::{Builder, WriteError};
+pub use merge::{merge, merger};
 pub use read::{Children, Index};
 
 /// The version of the format that is written and read.

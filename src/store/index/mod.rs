@@ -13,7 +13,7 @@ mod verify;
 mod walk;
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use super::layout::open_directory;
 use super::usage::Usage;
 use super::{Store, StoreError};
-use crate::model::index::{Index, Scope, merge};
+use crate::model::index::{Builder, Index, Scope, WriteError, merger};
 use crate::model::{DiffId, ImageId};
 use crate::sys::map::Map;
 use crate::sys::reason;
@@ -71,7 +71,7 @@ pub fn merged(
     for layer in layers {
         own.push(own_or_made(store, layer)?);
     }
-    keep(store, directory.as_ref(), &path, &merge_all(&own, &path)?)
+    keep(store, directory.as_ref(), &path, || merge_all(&own, &path))
 }
 
 /// Make the merged index of an image that has just been loaded, if it has none that is right. From
@@ -94,7 +94,7 @@ pub fn prepare(store: &Store, image: &ImageId, layers: &[DiffId]) -> Result<(), 
             StoreError::at("use", &path)(io::Error::other(trouble.to_string()))
         })?);
     }
-    let file = unnamed(store, &merge_all(&own, &path)?)?;
+    let file = unnamed(store, merge_all(&own, &path)?)?;
     name(&file, directory).map_err(StoreError::at("create", &path))
 }
 
@@ -102,7 +102,7 @@ pub fn prepare(store: &Store, image: &ImageId, layers: &[DiffId]) -> Result<(), 
 pub(super) fn make(store: &Store, directory: &Path, diff: &DiffId) -> Result<Usage, StoreError> {
     let tree = directory.join("tree");
     let walked = walk::walk(open_directory(&tree)?, diff, &tree)?;
-    let file = unnamed(store, &walked.index)?;
+    let file = unnamed(store, walked.index)?;
     let path = directory.join(NAME);
     name(&file, open_directory(directory)?).map_err(StoreError::at("create", &path))?;
     Ok(walked.usage)
@@ -181,26 +181,27 @@ fn own_or_made(store: &Store, layer: &LayerAt<'_>) -> Result<Index<Map>, StoreEr
     }
     let tree = store.layer(layer.diff).join("tree");
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let opened = openat(layer.directory, "tree", flags, Mode::empty());
-    let opened = opened.map_err(StoreError::at("open", &tree))?;
-    let walked = walk::walk(opened, layer.diff, &tree)?;
-    keep(store, Some(&layer.directory), &path, &walked.index)
+    keep(store, Some(&layer.directory), &path, || {
+        let opened = openat(layer.directory, "tree", flags, Mode::empty());
+        let opened = opened.map_err(StoreError::at("open", &tree))?;
+        walk::walk(opened, layer.diff, &tree).map(|walked| walked.index)
+    })
 }
 
-fn merge_all(own: &[Index<Map>], path: &Path) -> Result<Vec<u8>, StoreError> {
+fn merge_all(own: &[Index<Map>], path: &Path) -> Result<Builder, StoreError> {
     let own: Vec<&Index<Map>> = own.iter().collect();
-    merge(&own).map_err(|e| StoreError::at("make", path)(io::Error::other(e)))
+    merger(&own).map_err(|e| StoreError::at("make", path)(io::Error::other(e)))
 }
 
-/// Keep an index: in the directory if there is one and that can be done, else without a name or, on
-/// a full disk, in memory. `path` is for messages.
+/// Make an index and keep it: in the directory if there is one and that can be done, else without a
+/// name or, on a full disk, in memory. `path` is for messages.
 fn keep(
     store: &Store,
     directory: Option<impl AsFd>,
     path: &Path,
-    bytes: &[u8],
+    make: impl Fn() -> Result<Builder, StoreError>,
 ) -> Result<Index<Map>, StoreError> {
-    let file = match unnamed(store, bytes) {
+    let file = match unnamed(store, make()?) {
         Ok(file) => {
             match directory.map(|directory| name(&file, directory)) {
                 // The image was removed meanwhile.
@@ -211,7 +212,7 @@ fn keep(
         }
         Err(e) => {
             tracing::warn!("{e}: {} stays in memory", path.display());
-            in_memory(bytes).map_err(StoreError::at("make", path))?
+            in_memory(make()?).map_err(StoreError::at("make", path))?
         }
     };
     let map = Map::of(&file).map_err(StoreError::at("read", path))?;
@@ -220,21 +221,28 @@ fn keep(
 
 /// An index on the disk, but without a name. It is synced: what has the name must be whole after a
 /// power cut, else that could not be told from a disk that fails.
-fn unnamed(store: &Store, bytes: &[u8]) -> Result<File, StoreError> {
+fn unnamed(store: &Store, index: Builder) -> Result<File, StoreError> {
     let directory = store.staging();
     let write = || -> io::Result<File> {
         let mut file = tempfile::tempfile_in(&directory)?;
-        file.write_all(bytes)?;
+        write_to(&mut file, index)?;
         file.sync_all()?;
         Ok(file)
     };
     write().map_err(StoreError::at("write an index in", &directory))
 }
 
-fn in_memory(bytes: &[u8]) -> io::Result<File> {
+fn in_memory(index: Builder) -> io::Result<File> {
     let mut file = File::from(memfd_create("layerctl-index", MemfdFlags::CLOEXEC)?);
-    file.write_all(bytes)?;
+    write_to(&mut file, index)?;
     Ok(file)
+}
+
+fn write_to(file: &mut File, index: Builder) -> io::Result<()> {
+    index.write(file).map_err(|e| match e {
+        WriteError::Io(e) => e,
+        WriteError::Index(e) => io::Error::other(e),
+    })
 }
 
 /// Give an index its name in a directory, in the place of one that is there.

@@ -286,6 +286,9 @@ fn a_tree_may_be_deeper_than_a_path_is_long() {
     let tree = open_directory(dir.path()).unwrap();
     let walked = walk::walk(tree, &DiffId::of(b""), dir.path()).unwrap();
     assert_eq!(walked.usage.entries, 201);
-    assert_eq!(Index::open(walked.index).unwrap().len(), 201);
+    assert_eq!(
+        Index::open(walked.index.finish().unwrap()).unwrap().len(),
+        201
+    );
     crate::sys::remove_tree::empty(open_directory(dir.path()).unwrap()).unwrap();
 }

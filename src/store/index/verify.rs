@@ -40,7 +40,8 @@ pub fn check_layer(directory: &Path, diff: &DiffId) -> Result<(Usage, Condition)
     let tree = directory.join("tree");
     let walked = walk::walk(open_directory(&tree)?, diff, &tree)?;
     let found = read_layer(open_directory(directory)?, diff);
-    let condition = match (found, Index::open(walked.index)) {
+    let fresh = walked.index.finish().and_then(Index::open);
+    let condition = match (found, fresh) {
         (Ok(index), Ok(fresh)) => match first_difference(&index, &fresh) {
             None => Condition::Sound,
             Some(name) => Condition::Differs(name),

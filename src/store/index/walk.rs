@@ -18,8 +18,8 @@ use crate::sys::dirfd::{ProcPath, get_xattr, list_xattrs, proc_path, proc_path_o
 
 /// What a walk found.
 pub(super) struct Walked {
-    /// The index of the layer.
-    pub(super) index: Vec<u8>,
+    /// The index of the layer, to be written.
+    pub(super) index: Builder,
     /// What its tree takes.
     pub(super) usage: Usage,
 }
@@ -131,8 +131,10 @@ fn walk_all(tree: OwnedFd, diff: &DiffId) -> io::Result<Walked> {
             }
         }
     }
-    let index = builder.finish().map_err(refused)?;
-    Ok(Walked { index, usage })
+    Ok(Walked {
+        index: builder,
+        usage,
+    })
 }
 
 fn refused(error: IndexError) -> io::Error {
