@@ -49,6 +49,7 @@ mod union_failures;
 mod union_indexed;
 mod union_io;
 mod union_model;
+mod union_model_layers;
 mod union_mount;
 mod union_mounted;
 mod union_plain;

@@ -1,35 +1,23 @@
-//! The union against a plain directory tree: random layers, random operations, a remount in the
-//! middle, and at the end the same tree in both.
-//!
-//! The layers are flattened into the model by applying them from the bottom up, as one would a
-//! container image's tars; the operations go to the model through the kernel.
+//! The union against a plain directory tree, without a mount: random layers, random operations, a
+//! remount in the middle, and at the end the same tree in both. `union_model_mounted` does the same
+//! through the kernel.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use layerctl::union::{Attr, Error, Kind, RenameHow, SetAttr, What, WriteHow};
+use layerctl::union::{Error, Kind, RenameHow, SetAttr, SetTime, Time, What, WriteHow};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
+use rustix::fs::{CWD, FallocateFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use crate::union_support::ROOT;
-
-use super::union_support::{Dirs, Result, View, get_xattr, opaque, whiteout};
-
-#[derive(Debug, Clone)]
-enum Put {
-    File(String, u8),
-    Dir(String, u32),
-    Opaque(String),
-    Whiteout(String),
-    Symlink(String),
-    Link(String, String),
-}
+use super::union_model_layers::{
+    ATTRIBUTE, Put, Seen, Tree, cases, content, has_attributes, layers, make, old, path, run,
+    set_mtime, tree,
+};
+use super::union_support::{Dirs, ROOT, Result, View, set_xattr};
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -45,44 +33,46 @@ enum Op {
     Fifo(String),
     Chmod(String, u32),
     Chown(String, u32),
+    Utimes(String, u16),
     Xattr(String, u8),
-    Open(String, bool),
+    RemoveXattr(String),
+    Open(String, How),
     ReadOpen(usize),
     WriteOpen(usize, u16, u8),
     TruncateOpen(usize, u16),
     ChmodOpen(usize, u32),
+    FallocateOpen(usize, u8, u16, u16),
+    CopyRange(usize, usize, u16, u16, u16),
     Close(usize),
     Remount,
 }
 
-fn path() -> impl Strategy<Value = String> {
-    let name = || prop::sample::select(vec!["a", "b", "c"]);
-    prop_oneof![
-        3 => name().prop_map(str::to_owned),
-        3 => (name(), name()).prop_map(|(a, b)| format!("{a}/{b}")),
-        1 => (name(), name(), name()).prop_map(|(a, b, c)| format!("{a}/{b}/{c}")),
-    ]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    Read,
+    Write,
+    Truncate,
 }
 
-fn put(with_links: bool) -> impl Strategy<Value = Put> {
-    let links = if with_links { 12 } else { 0 };
-    prop_oneof![
-        6 => (path(), any::<u8>()).prop_map(|(p, c)| Put::File(p, c)),
-        4 => (path(), prop::sample::select(vec![0o755, 0o700, 0o1777, 0o2775]))
-            .prop_map(|(p, m)| Put::Dir(p, m)),
-        2 => path().prop_map(Put::Opaque),
-        3 => path().prop_map(Put::Whiteout),
-        1 => path().prop_map(Put::Symlink),
-        links => (path(), path()).prop_map(|(p, q)| Put::Link(p, q)),
-    ]
+/// What `fallocate` may do; not all of them with all of its modes.
+pub const FALLOCATE: [FallocateFlags; 4] = [
+    FallocateFlags::empty(),
+    FallocateFlags::KEEP_SIZE,
+    FallocateFlags::PUNCH_HOLE.union(FallocateFlags::KEEP_SIZE),
+    FallocateFlags::ZERO_RANGE,
+];
+
+/// Within the first page, mostly.
+fn position() -> impl Strategy<Value = u16> {
+    prop_oneof![3 => 0..300_u16, 1 => 0..20_000_u16]
 }
 
 fn op() -> impl Strategy<Value = Op> {
     let mode = prop::sample::select(vec![0o644, 0o600, 0o4755, 0o2755, 0o1777, 0o000]);
     prop_oneof![
         6 => (path(), any::<u8>()).prop_map(|(p, c)| Op::Create(p, c)),
-        5 => (path(), 0..300_u16, any::<u8>()).prop_map(|(p, o, c)| Op::Write(p, o, c)),
-        3 => (path(), 0..300_u16).prop_map(|(p, n)| Op::Truncate(p, n)),
+        5 => (path(), position(), any::<u8>()).prop_map(|(p, o, c)| Op::Write(p, o, c)),
+        3 => (path(), position()).prop_map(|(p, n)| Op::Truncate(p, n)),
         5 => path().prop_map(Op::Mkdir),
         6 => path().prop_map(Op::Unlink),
         6 => path().prop_map(Op::Rmdir),
@@ -93,161 +83,21 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (path(), mode.clone()).prop_map(|(p, m)| Op::Chmod(p, m)),
         2 => (path(), 0..3_u32).prop_map(|(p, u)| Op::Chown(p, u)),
         2 => (path(), any::<u8>()).prop_map(|(p, v)| Op::Xattr(p, v)),
-        4 => (path(), any::<bool>()).prop_map(|(p, w)| Op::Open(p, w)),
+        2 => (path(), 1..10_000_u16).prop_map(|(p, t)| Op::Utimes(p, t)),
+        1 => path().prop_map(Op::RemoveXattr),
+        4 => (path(), prop::sample::select(vec![How::Read, How::Write, How::Truncate]))
+            .prop_map(|(p, how)| Op::Open(p, how)),
+        2 => (0..4_usize, 0..4_u8, position(), 1..9000_u16)
+            .prop_map(|(i, mode, o, n)| Op::FallocateOpen(i, mode, o, n)),
+        2 => (0..4_usize, 0..4_usize, position(), position(), 1..9000_u16)
+            .prop_map(|(i, j, from, to, n)| Op::CopyRange(i, j, from, to, n)),
         3 => (0..4_usize).prop_map(Op::ReadOpen),
-        2 => (0..4_usize, 0..300_u16, any::<u8>()).prop_map(|(i, o, c)| Op::WriteOpen(i, o, c)),
-        1 => (0..4_usize, 0..300_u16).prop_map(|(i, n)| Op::TruncateOpen(i, n)),
+        2 => (0..4_usize, position(), any::<u8>()).prop_map(|(i, o, c)| Op::WriteOpen(i, o, c)),
+        1 => (0..4_usize, position()).prop_map(|(i, n)| Op::TruncateOpen(i, n)),
         1 => (0..4_usize, mode).prop_map(|(i, m)| Op::ChmodOpen(i, m)),
         2 => (0..4_usize).prop_map(Op::Close),
         2 => Just(Op::Remount),
     ]
-}
-
-fn content(seed: u8) -> Vec<u8> {
-    (0..seed as usize)
-        .map(|i| seed.wrapping_add(i as u8))
-        .collect()
-}
-
-/// Builds a layer; what does not fit to what is there already is left out.
-fn build(root: &Path, puts: &[Put]) {
-    for put in puts {
-        let free = |p: &str| {
-            let path = root.join(p);
-            let parent = path.parent().unwrap();
-            fs::symlink_metadata(&path).is_err()
-                && (parent.is_dir() || fs::create_dir_all(parent).is_ok())
-                && fs::symlink_metadata(parent).is_ok_and(|m| m.is_dir())
-        };
-        match put {
-            Put::File(p, c) if free(p) => fs::write(root.join(p), content(*c)).unwrap(),
-            Put::Dir(p, mode) if free(p) => {
-                fs::create_dir(root.join(p)).unwrap();
-                fs::set_permissions(root.join(p), fs::Permissions::from_mode(*mode)).unwrap();
-            }
-            Put::Opaque(p) if free(p) => opaque(root, p),
-            Put::Whiteout(p) if free(p) => whiteout(root, p),
-            Put::Symlink(p) if free(p) => symlink("no/where", root.join(p)).unwrap(),
-            Put::Link(p, q)
-                if free(q) && fs::symlink_metadata(root.join(p)).is_ok_and(|m| m.is_file()) =>
-            {
-                fs::hard_link(root.join(p), root.join(q)).unwrap();
-            }
-            _ => {}
-        }
-    }
-}
-
-fn remove(path: &Path) {
-    match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path).unwrap(),
-        Ok(_) => fs::remove_file(path).unwrap(),
-        Err(_) => {}
-    }
-}
-
-/// Applies a layer to a flat tree.
-fn apply(layer: &Path, model: &Path, links: &mut HashMap<u64, PathBuf>) {
-    for entry in fs::read_dir(layer).unwrap() {
-        let entry = entry.unwrap();
-        let (from, to) = (entry.path(), model.join(entry.file_name()));
-        let meta = fs::symlink_metadata(&from).unwrap();
-        let kind = Kind::from_mode(meta.mode());
-        match kind {
-            Kind::CharDevice => remove(&to),
-            Kind::Directory => {
-                let hides = get_xattr(&from, "trusted.overlay.opaque").is_some();
-                if hides || !fs::symlink_metadata(&to).is_ok_and(|m| m.is_dir()) {
-                    remove(&to);
-                    fs::create_dir(&to).unwrap();
-                }
-                let mode = fs::Permissions::from_mode(meta.mode() & 0o7777);
-                fs::set_permissions(&to, mode).unwrap();
-                apply(&from, &to, links);
-            }
-            Kind::Symlink => {
-                remove(&to);
-                symlink(fs::read_link(&from).unwrap(), &to).unwrap();
-            }
-            _ => {
-                remove(&to);
-                match links.get(&meta.ino()) {
-                    Some(first) if meta.nlink() > 1 => fs::hard_link(first, &to).unwrap(),
-                    _ => {
-                        fs::copy(&from, &to).unwrap();
-                        links.insert(meta.ino(), to);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// What can be seen of an entry; hard links by the first of their names.
-#[derive(Debug, PartialEq, Eq)]
-struct Seen {
-    kind: Kind,
-    mode: u32,
-    owner: (u32, u32),
-    content: Vec<u8>,
-    xattr: Option<Vec<u8>>,
-    links: (u32, String),
-}
-
-type Tree = BTreeMap<String, Seen>;
-
-fn tree_of_model(root: &Path) -> Tree {
-    let mut tree = Tree::new();
-    let mut firsts = HashMap::new();
-    let mut todo = vec![String::new()];
-    let mut paths = Vec::new();
-    while let Some(dir) = todo.pop() {
-        for entry in fs::read_dir(root.join(&dir)).unwrap() {
-            let name = entry.unwrap().file_name().into_string().unwrap();
-            let path = if dir.is_empty() {
-                name
-            } else {
-                format!("{dir}/{name}")
-            };
-            if fs::symlink_metadata(root.join(&path)).unwrap().is_dir() {
-                todo.push(path.clone());
-            }
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    for path in paths {
-        let full = root.join(&path);
-        let meta = fs::symlink_metadata(&full).unwrap();
-        let kind = Kind::from_mode(meta.mode());
-        let first = firsts
-            .entry(meta.ino())
-            .or_insert_with(|| path.clone())
-            .clone();
-        let content = match kind {
-            Kind::File => fs::read(&full).unwrap(),
-            Kind::Symlink => fs::read_link(&full)
-                .unwrap()
-                .into_os_string()
-                .into_encoded_bytes(),
-            _ => Vec::new(),
-        };
-        let nlink = if kind == Kind::Directory {
-            0
-        } else {
-            meta.nlink() as u32
-        };
-        let seen = Seen {
-            kind,
-            mode: meta.mode() & 0o7777,
-            owner: (meta.uid(), meta.gid()),
-            content,
-            xattr: get_xattr(&full, "user.test").filter(|_| kind == Kind::File),
-            links: (nlink, first),
-        };
-        tree.insert(path, seen);
-    }
-    tree
 }
 
 fn tree_of_view(view: &View) -> Tree {
@@ -272,16 +122,8 @@ fn tree_of_view(view: &View) -> Tree {
     // Held all together, for numbers are unique among what is held.
     let entries: Vec<_> = paths.iter().map(|path| view.entry(path).unwrap()).collect();
     for (path, entry) in paths.into_iter().zip(entries) {
-        let Attr {
-            ino,
-            kind,
-            mode,
-            nlink,
-            uid,
-            gid,
-            size,
-            ..
-        } = entry.attr;
+        let attr = &entry.attr;
+        let (ino, kind, size, nlink) = (attr.ino, attr.kind, attr.size, attr.nlink);
         let first = firsts.entry(ino).or_insert_with(|| path.clone()).clone();
         let content = match kind {
             Kind::File => view.read(&path).unwrap(),
@@ -293,12 +135,13 @@ fn tree_of_view(view: &View) -> Tree {
         }
         let seen = Seen {
             kind,
-            mode,
-            owner: (uid, gid),
+            mode: attr.mode,
+            owner: (attr.uid, attr.gid),
+            mtime: old((attr.mtime.secs, i64::from(attr.mtime.nanos))),
             content,
-            xattr: match view.union.getxattr(ino, b"user.test") {
+            xattr: match view.union.getxattr(ino, ATTRIBUTE.as_bytes()) {
                 Err(Error::NoAttribute) => None,
-                value => Some(value.unwrap()).filter(|_| kind == Kind::File),
+                value => Some(value.unwrap()).filter(|_| has_attributes(kind)),
             },
             links: (if kind == Kind::Directory { 0 } else { nlink }, first),
         };
@@ -316,8 +159,8 @@ struct Open {
     writes: bool,
 }
 
-struct Both {
-    dirs: Dirs,
+struct Both<'a> {
+    dirs: &'a Dirs,
     view: View,
     open: Vec<Open>,
 }
@@ -342,7 +185,7 @@ fn modelled<T>(result: std::io::Result<T>) -> Done {
         .map_err(|e| Errno::from_io_error(&e).unwrap_or_else(|| panic!("{e}")))
 }
 
-impl Both {
+impl Both<'_> {
     fn model(&self, path: &str) -> PathBuf {
         self.dirs.path("model").join(path)
     }
@@ -387,6 +230,7 @@ impl Both {
                 | Op::Symlink(p)
                 | Op::Fifo(p)
                 | Op::Chmod(p, _)
+                | Op::Utimes(p, _)
                 | Op::Chown(p, _),
                 Errno::NOTDIR,
                 Errno::NOENT,
@@ -498,25 +342,48 @@ impl Both {
                 };
                 (viewed(view.setattr(p, &set)), modelled(changed))
             }
-            Op::Xattr(p, value) => {
-                let is_file = fs::symlink_metadata(self.model(p)).is_ok_and(|m| m.is_file());
-                if !is_file {
+            Op::Utimes(p, t) => {
+                let (secs, nanos) = (i64::from(*t), i64::from(*t) * 99_991);
+                let there = fs::symlink_metadata(self.model(p));
+                let changed = there.map(|_| set_mtime(&self.model(p), (secs, nanos)));
+                let to = Time {
+                    secs,
+                    nanos: nanos as u32,
+                };
+                let set = SetAttr {
+                    mtime: Some(SetTime::At(to)),
+                    ..SetAttr::default()
+                };
+                (viewed(view.setattr(p, &set)), modelled(changed))
+            }
+            Op::Xattr(p, _) | Op::RemoveXattr(p) => {
+                let path = self.model(p);
+                let meta = fs::symlink_metadata(&path);
+                if !meta.is_ok_and(|m| has_attributes(Kind::from_mode(m.mode()))) {
                     return DONE;
                 }
-                let (path, value) = (self.model(p), content(value % 50));
-                super::union_support::set_xattr(&path, "user.test", &value);
-                let how = rustix::fs::XattrFlags::empty();
-                let set = view
-                    .entry(p)
-                    .and_then(|e| view.union.setxattr(e.attr.ino, b"user.test", &value, how));
-                (viewed(set), Ok(()))
+                let entry = view.entry(p).unwrap();
+                if let Op::Xattr(_, value) = op {
+                    let value = content(value % 50);
+                    set_xattr(&path, ATTRIBUTE, &value);
+                    let how = rustix::fs::XattrFlags::empty();
+                    let union = &view.union;
+                    let set = union.setxattr(entry.attr.ino, ATTRIBUTE.as_bytes(), &value, how);
+                    return (viewed(set), Ok(()));
+                }
+                let removed = view.union.removexattr(entry.attr.ino, ATTRIBUTE.as_bytes());
+                (viewed(removed), rustix::fs::lremovexattr(&path, ATTRIBUTE))
             }
-            Op::Open(p, write) => {
+            Op::Open(p, how) => {
                 let is_file = fs::symlink_metadata(self.model(p)).is_ok_and(|m| m.is_file());
                 if !is_file || self.open.len() >= 4 {
                     return DONE;
                 }
-                let flags = if *write { OFlags::RDWR } else { OFlags::RDONLY };
+                let flags = match how {
+                    How::Read => OFlags::RDONLY,
+                    How::Write => OFlags::RDWR,
+                    How::Truncate => OFlags::RDWR | OFlags::TRUNC,
+                };
                 let handle = match view.open(p, flags) {
                     Ok(handle) => handle,
                     Err(e) => return (viewed::<()>(Err(e)), Ok(())),
@@ -524,14 +391,15 @@ impl Both {
                 let node = view.attr(p).unwrap().ino;
                 let model = File::options()
                     .read(true)
-                    .write(*write)
+                    .write(*how != How::Read)
+                    .truncate(*how == How::Truncate)
                     .open(self.model(p))
                     .unwrap();
                 self.open.push(Open {
                     handle,
                     node,
                     model,
-                    writes: *write,
+                    writes: *how != How::Read,
                 });
                 DONE
             }
@@ -594,6 +462,45 @@ impl Both {
                 };
                 (viewed(view.union.setattr(open.node, &set, ROOT)), Ok(()))
             }
+            Op::FallocateOpen(i, mode, offset, len) => {
+                let Some(open) = self.open.get(*i).filter(|open| open.writes) else {
+                    return DONE;
+                };
+                let (mode, offset, len) = (
+                    FALLOCATE[*mode as usize],
+                    u64::from(*offset),
+                    u64::from(*len),
+                );
+                let done = view.union.fallocate(open.handle, offset, len, mode.bits());
+                (
+                    viewed(done),
+                    rustix::fs::fallocate(&open.model, mode, offset, len),
+                )
+            }
+            Op::CopyRange(i, j, from, to, len) => {
+                let both = (self.open.get(*i), self.open.get(*j));
+                let (Some(source), Some(target)) = both else {
+                    return DONE;
+                };
+                if !target.writes {
+                    return DONE;
+                }
+                let (from, to, len) = (u64::from(*from), u64::from(*to), usize::from(*len));
+                let (source_at, target_at) = ((source.handle, from), (target.handle, to));
+                let done = view.union.copy_file_range(source_at, target_at, len);
+                let (mut from, mut to) = (from, to);
+                let expected = rustix::fs::copy_file_range(
+                    &source.model,
+                    Some(&mut from),
+                    &target.model,
+                    Some(&mut to),
+                    len,
+                );
+                if let (Ok(done), Ok(expected)) = (&done, &expected) {
+                    assert_eq!(done, expected, "bytes copied");
+                }
+                (viewed(done), expected.map(drop))
+            }
             Op::Close(i) => {
                 if *i < self.open.len() {
                     let open = self.open.remove(*i);
@@ -610,27 +517,14 @@ impl Both {
     }
 }
 
-fn layers(count: usize) -> impl Strategy<Value = Vec<Vec<Put>>> {
-    // Links in the top layer alone: a name that another layer hides still counts in st_nlink until
-    // the file is copied up.
-    let top = prop::collection::vec(put(true), 0..14);
-    let others = prop::collection::vec(prop::collection::vec(put(false), 0..14), count - 1);
-    (top, others).prop_map(|(top, others)| [vec![top], others].concat())
-}
-
-fn check(layers: &[Vec<Put>], ops: &[Op], make: fn(usize) -> Dirs) {
-    let dirs = make(layers.len());
-    for (index, puts) in layers.iter().enumerate().rev() {
-        build(&dirs.layer(index), puts);
-        apply(&dirs.layer(index), &dirs.path("model"), &mut HashMap::new());
-        dirs.convert_layer(index);
-    }
-    let before: Vec<Tree> = (0..layers.len())
-        .map(|l| tree_of_model(&dirs.layer(l)))
-        .collect();
+fn check(layers: &[Vec<Put>], ops: &[Op], new: fn(usize) -> Dirs) {
+    let dirs = new(layers.len());
+    make(&dirs, layers);
+    let layers = || -> Vec<Tree> { (0..dirs.layers).map(|l| tree(&dirs.layer(l))).collect() };
+    let before = layers();
     let view = dirs.view();
     let mut both = Both {
-        dirs,
+        dirs: &dirs,
         view,
         open: Vec::new(),
     };
@@ -641,7 +535,7 @@ fn check(layers: &[Vec<Put>], ops: &[Op], make: fn(usize) -> Dirs) {
             "operation {at}, {op:?}: view {viewed:?}, model {modelled:?}"
         );
     }
-    let model = tree_of_model(&both.dirs.path("model"));
+    let model = tree(&both.dirs.path("model"));
     assert_eq!(tree_of_view(&both.view), model);
     let numbers: BTreeMap<String, u64> = model
         .keys()
@@ -653,48 +547,23 @@ fn check(layers: &[Vec<Put>], ops: &[Op], make: fn(usize) -> Dirs) {
         let after = both.view.attr(&path).unwrap().ino;
         assert_eq!(after, ino, "number of {path} after a remount");
     }
-    let after: Vec<Tree> = (0..layers.len())
-        .map(|l| tree_of_model(&both.dirs.layer(l)))
-        .collect();
-    assert_eq!(before, after, "a layer has been changed");
+    assert_eq!(before, layers(), "a layer has been changed");
 }
 
-fn run(cases: u32, ops: std::ops::Range<usize>, make: fn(usize) -> Dirs) {
-    let config = Config {
-        cases,
-        max_shrink_iters: 2000,
-        failure_persistence: None,
-        ..Config::default()
-    };
-    let seed = std::env::var("LAYERCTL_TEST_SEED").map_or_else(
-        |_| RandomState::new().hash_one(0),
-        |seed| seed.parse().unwrap(),
-    );
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    let random = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
-    let mut runner = TestRunner::new_with_rng(config, random);
+fn random(cases: u32, ops: std::ops::Range<usize>, new: fn(usize) -> Dirs) {
     let strategy = (layers(3), prop::collection::vec(op(), ops));
-    let result = runner.run(&strategy, |(layers, ops)| {
-        check(&layers, &ops, make);
-        Ok(())
-    });
-    result.unwrap_or_else(|e| panic!("LAYERCTL_TEST_SEED={seed}: {e}"));
+    run(cases, strategy, |(layers, ops)| check(&layers, &ops, new));
 }
 
 pub fn random_operations() {
-    let cases = std::env::var("PROPTEST_CASES")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(150);
-    run(cases, 0..60, Dirs::new);
+    random(cases(150), 0..60, Dirs::new);
 }
 
 pub fn random_layers_without_operations() {
-    run(60, 0..1, Dirs::new);
+    random(60, 0..1, Dirs::new);
 }
 
 /// With whiteouts that are files.
 pub fn random_operations_with_whiteout_files() {
-    run(80, 0..60, Dirs::on_overlay);
+    random(80, 0..60, Dirs::on_overlay);
 }

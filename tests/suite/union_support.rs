@@ -135,11 +135,13 @@ pub fn into_files(layer: &Path) {
             let name = [b".wh.", entry.file_name().as_bytes()].concat();
             fs::write(layer.join(OsStr::from_bytes(&name)), "").unwrap();
         } else if kind.is_dir() {
+            let before = fs::metadata(&path).unwrap().modified().unwrap();
             into_files(&path);
             if get_xattr(&path, "trusted.overlay.opaque").is_some() {
                 rustix::fs::lremovexattr(&path, "trusted.overlay.opaque").unwrap();
                 fs::write(path.join(".wh..wh..opq"), "").unwrap();
             }
+            File::open(&path).unwrap().set_modified(before).unwrap();
         }
     }
 }
