@@ -50,6 +50,7 @@ mod union_indexed;
 mod union_io;
 mod union_model;
 mod union_model_layers;
+mod union_model_mounted;
 mod union_mount;
 mod union_mounted;
 mod union_plain;
@@ -315,6 +316,8 @@ fn cases() -> Vec<Case> {
         cases!(STORE_ON_DISK => union::{no_copy_up_without_the_attributes}),
         cases!(VIEW => union::{a_dead_layer_is_not_an_empty_one}),
         cases!(STORE => union_model::{random_operations, random_layers_without_operations}),
+        cases!(VIEW => union_model_mounted::{random_operations}),
+        indexed_cases!(VIEW => union_model_mounted::{random_operations}),
         cases!(BESIDE_OVERLAY => union_mount::{
             shows_what_overlayfs_shows, overlayfs_reads_what_a_view_wrote,
         }),
@@ -362,6 +365,7 @@ fn placeholder(case: &Case) -> Trial {
 }
 
 fn main() -> std::process::ExitCode {
+    union_mounted::serve_if_told();
     let arguments = Arguments::from_args();
     let mut trials = Vec::new();
     let mut skipped = Vec::new();

@@ -486,7 +486,8 @@ impl Both<'_> {
                     return DONE;
                 }
                 let (from, to, len) = (u64::from(*from), u64::from(*to), usize::from(*len));
-                let (source_at, target_at) = ((source.handle, from), (target.handle, to));
+                let (source_at, target_at) =
+                    ((source.handle.into(), from), (target.handle.into(), to));
                 let done = view.union.copy_file_range(source_at, target_at, len);
                 let (mut from, mut to) = (from, to);
                 let expected = rustix::fs::copy_file_range(

@@ -1,16 +1,19 @@
 //! Views and kernel overlayfs mounts for the union's tests, gone when they are dropped.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 
-use layerctl::union::{MountOptions, Options, Union, mount};
+use layerctl::union::{IoMode, MountOptions, Options, Union, mount};
 
-use crate::harness::{Overlay, Run, disk};
+use crate::harness::{Overlay, Run, disk, wait_until};
 use crate::union_io;
-use crate::union_support::{Dirs, get_xattr, opaque, put, set_xattr, whiteout};
+use crate::union_support::{
+    Dirs, get_xattr, is_indexed, opaque, open_layers, put, set_xattr, whiteout,
+};
 
 /// A view served by a thread of this process.
 pub struct View {
@@ -67,6 +70,92 @@ impl Drop for View {
             }
         }
     }
+}
+
+/// A view served by a process of its own.
+pub struct ServedView {
+    mnt: PathBuf,
+    server: Child,
+}
+
+/// Layers, whether they are indexed, whether files are cached, and the directory that it is all in.
+const SERVE: &str = "LAYERCTL_TEST_SERVE";
+
+impl ServedView {
+    pub fn new(dirs: &Dirs, io: IoMode) -> ServedView {
+        let cached = io == IoMode::Cached;
+        let what = format!("{} {} {cached} ", dirs.layers, is_indexed());
+        let mut server = Command::new(std::env::current_exe().unwrap())
+            .env(SERVE, what + dirs.temp.path().to_str().unwrap())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = Vec::new();
+        server
+            .stdout
+            .take()
+            .unwrap()
+            .read_to_end(&mut ready)
+            .unwrap();
+        assert_eq!(ready, b"ready", "the server");
+        ServedView {
+            mnt: dirs.path("mnt"),
+            server,
+        }
+    }
+
+    pub fn unmount(mut self) {
+        // Busy for a moment, when another test's thread has forked and not executed yet.
+        let flags = rustix::mount::UnmountFlags::empty();
+        wait_until("nothing is open in the view", || {
+            rustix::mount::unmount(&self.mnt, flags).is_ok()
+        });
+        assert!(self.server.wait().unwrap().success());
+    }
+}
+
+impl Drop for ServedView {
+    fn drop(&mut self) {
+        if self.server.try_wait().unwrap().is_none() {
+            unmount(&self.mnt, true);
+            self.server.wait().unwrap();
+        }
+    }
+}
+
+/// What a process is to do that a [`ServedView`] has started, in place of the tests.
+pub fn serve_if_told() {
+    let Some(told) = std::env::var_os(SERVE) else {
+        return;
+    };
+    let told = told.into_string().unwrap();
+    let mut words = told.splitn(4, ' ');
+    let layers = words.next().unwrap().parse().unwrap();
+    let indexed = words.next().unwrap() == "true";
+    let io = match words.next().unwrap() {
+        "true" => IoMode::Cached,
+        _ => IoMode::Passthrough,
+    };
+    let below = Path::new(words.next().unwrap());
+    let options = Options {
+        volatile: true,
+        ..Options::default()
+    };
+    let union = Union::new(open_layers(below, below, layers, indexed), options).unwrap();
+    let how = MountOptions {
+        io,
+        ..self::options()
+    };
+    let mounted = mount(union, &below.join("mnt"), &how).unwrap();
+    // What it wrote and closed tells that the view may be used.
+    let mut stdout = std::io::stdout();
+    stdout
+        .write_all(b"ready")
+        .and_then(|()| stdout.flush())
+        .unwrap();
+    rustix::stdio::dup2_stdout(File::open("/dev/null").unwrap()).unwrap();
+    mounted.serve().unwrap();
+    std::process::exit(0);
 }
 
 pub fn unmount(path: &Path, lazy: bool) {

@@ -34,6 +34,21 @@ pub fn with_index(run: fn()) {
     WITH_INDEX.set(false);
 }
 
+pub fn is_indexed() -> bool {
+    WITH_INDEX.get()
+}
+
+/// Opens `l0` to `lN` in a directory, with `upper` and `work` in another.
+pub fn open_layers(below: &Path, changes: &Path, layers: usize, indexed: bool) -> Layers {
+    let layers: Vec<PathBuf> = (0..layers).map(|l| below.join(format!("l{l}"))).collect();
+    Layers {
+        index: indexed.then(|| index(below, &layers)),
+        lowers: layers.iter().map(|layer| open_dir(layer)).collect(),
+        upper: Some(open_dir(&changes.join("upper"))),
+        work: Some(open_dir(&changes.join("work"))),
+    }
+}
+
 /// Layers (`l0` topmost), upper and work, below a directory that goes with this.
 pub struct Dirs {
     pub temp: tempfile::TempDir,
@@ -99,15 +114,8 @@ impl Dirs {
     }
 
     pub fn open(&self) -> Layers {
-        let lowers: Vec<OwnedFd> = (0..self.layers)
-            .map(|layer| open_dir(&self.layer(layer)))
-            .collect();
-        Layers {
-            index: WITH_INDEX.get().then(|| self.index()),
-            lowers,
-            upper: Some(open_dir(&self.upper())),
-            work: Some(open_dir(&self.changes("work"))),
-        }
+        let changes = self.changes("");
+        open_layers(self.temp.path(), &changes, self.layers, is_indexed())
     }
 
     pub fn view(&self) -> View {
@@ -331,18 +339,17 @@ impl View {
     }
 }
 
-impl Dirs {
-    /// The index of all layers.
-    fn index(&self) -> layerctl::union::LowerIndex {
-        use layerctl::model::index::{Index, merge};
-        let layers: Vec<_> = (0..self.layers)
-            .map(|l| Index::open(index_of(&self.layer(l))).unwrap())
-            .collect();
-        let bytes = merge(&layers.iter().collect::<Vec<_>>()).unwrap();
-        let path = self.path("index");
-        fs::write(&path, bytes).unwrap();
-        Index::open(layerctl::sys::map::Map::of(&File::open(&path).unwrap()).unwrap()).unwrap()
-    }
+/// The index of all layers together, written below a directory.
+fn index(below: &Path, layers: &[PathBuf]) -> layerctl::union::LowerIndex {
+    use layerctl::model::index::{Index, merge};
+    let layers: Vec<_> = layers
+        .iter()
+        .map(|layer| Index::open(index_of(layer)).unwrap())
+        .collect();
+    let bytes = merge(&layers.iter().collect::<Vec<_>>()).unwrap();
+    let path = below.join("index");
+    fs::write(&path, bytes).unwrap();
+    Index::open(layerctl::sys::map::Map::of(&File::open(&path).unwrap()).unwrap()).unwrap()
 }
 
 /// A layer's index, made by the standard library's means.
