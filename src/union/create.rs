@@ -1,26 +1,30 @@
 //! Making files, directories, symlinks and devices.
 //!
-//! What is new is made in the work directory with its owner and mode, and moved into place by one
-//! rename: nobody sees it half made, a crash leaves it out, and a whiteout in its place is replaced
-//! at once, so that what it hid never shows through. The server's own umask has no influence.
+//! What one system call can make with its owner and mode is made under its name. All else is made in
+//! the work directory and moved into place by one rename: nobody sees it half made, a crash leaves it
+//! out, and a whiteout in its place is replaced at once, so that what it hid never shows through. The
+//! server's own umask has no influence.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use rustix::fs::{Mode, OFlags, RenameFlags, XattrFlags};
+use rustix::fs::{FileType, Mode, OFlags, RenameFlags, Stat, XattrFlags};
+use rustix::io::Errno;
 
 use super::attr::{Attr, Caller, Kind, STORED_NULL_DEVICE};
 use super::error::{Error, Result};
 use super::file_io::Opened;
-use super::fs::{Entry, Union, Upper};
+use super::fs::{Entry, Server, Union, Upper};
 use super::inode_table::Name;
-use super::node::NodeRef;
+use super::node::{Node, NodeRef};
 use super::owner::NOBODY;
+use super::resolve::Shown;
 use super::whiteout::Cover;
 use crate::sys::dirfd;
 
 const S_ISGID: u32 = 0o2000;
-const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+pub(super) const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 
 /// What to make.
 #[derive(Debug, Clone, Copy)]
@@ -93,6 +97,10 @@ impl Union {
         if parent.is_gone() {
             return Err(Error::NotFound);
         }
+        if let Some((node, stat, file)) = self.make_at_once(upper, &parent, new, what)? {
+            let attr = self.attr_from(&node, Attr::new(node.ino, &stat));
+            return Ok((node, attr, file.map(Arc::new)));
+        }
         if self.lookup_child_opt(&parent, new.name)?.is_some() {
             return Err(Error::Exists);
         }
@@ -102,10 +110,7 @@ impl Union {
         let cover = self.cover_of(&dir, new.name)?;
         let acl = match what {
             What::Symlink(_) => None,
-            What::File | What::Directory | What::Node(..) if !self.knows_acls() => None,
-            What::File | What::Directory | What::Node(..) => {
-                dirfd::get_xattr_fd(&*dir, DEFAULT_ACL)?
-            }
+            What::File | What::Directory | What::Node(..) => self.default_acl(&parent, &dir)?,
         };
         let made = self.make_in_work(upper, &dir, new, what, acl)?;
         let is_dir = matches!(what, What::Directory);
@@ -118,6 +123,66 @@ impl Union {
         let attr = self.attr_of(&node)?;
         let file = matches!(what, What::File).then(|| Arc::new(made.fd));
         Ok((node, attr, file))
+    }
+
+    /// Makes something under its name if a single call does it, with its owner and mode: nobody, and
+    /// no crash, ever finds it otherwise. `None` if it does not, or if the name is not free. Gives the
+    /// descriptor of a regular file, too. Needs the tree lock exclusively.
+    fn make_at_once(
+        &self,
+        upper: &Upper,
+        parent: &Arc<Node>,
+        new: &NewEntry<'_>,
+        what: What<'_>,
+    ) -> Result<Option<(NodeRef, Stat, Option<OwnedFd>)>> {
+        let Server { uid, gid, umask } = upper.server;
+        let mode = new.mode & !new.umask & 0o7777;
+        let is_link = matches!(what, What::Symlink(_));
+        // In a set-group-ID directory the disk gives its group, as it should.
+        let is_owned = new.caller.uid == uid && new.caller.gid == gid;
+        let is_made_so = is_link || mode & umask == 0;
+        if !is_owned || !is_made_so || self.keepers.in_upper() || !parent.is_upper() {
+            return Ok(None);
+        }
+        let place = parent.dir().ok_or(Error::NotADirectory)?;
+        let dir = self.upper_fd(parent)?;
+        let is_hidden = self.hides(&dir, new.name)?;
+        if is_hidden || !matches!(self.lowers_show(&place, new.name)?, Shown::Nothing) {
+            return Ok(None);
+        }
+        if !is_link && self.default_acl(parent, &dir)?.is_some() {
+            return Ok(None);
+        }
+        // What the upper directory has, be it a whiteout, is in the way: EEXIST.
+        let made = match what {
+            What::File => make_file(&*dir, new.name, mode).map(Some),
+            other => make_other(&*dir, new.name, mode, other).map(|()| None),
+        };
+        let file = match made {
+            Ok(file) => file,
+            Err(Errno::EXIST) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        let stat = match &file {
+            Some(file) => rustix::fs::fstat(file)?,
+            None => dirfd::stat_at(&*dir, new.name)?,
+        };
+        let node = self.intern_new(parent, new.name, stat);
+        if file.is_some() {
+            // No security.capability.
+            node.lacks.store(true, Ordering::Relaxed);
+        }
+        Ok(Some((node, stat, file)))
+    }
+
+    /// The default ACL of a directory. Needs the tree lock exclusively.
+    fn default_acl(&self, node: &Node, dir: &OwnedFd) -> Result<Option<Vec<u8>>> {
+        if !self.knows_acls() || node.lacks.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let acl = dirfd::get_xattr_fd(dir, DEFAULT_ACL)?;
+        node.lacks.store(acl.is_none(), Ordering::Relaxed);
+        Ok(acl)
     }
 
     /// Makes something in the work directory, with owner and mode, in place of a directory with that
@@ -261,28 +326,31 @@ impl Union {
 }
 
 /// Makes something and opens it: a regular file for reading and writing, anything else as a place.
-fn make_node(
-    dir: impl std::os::fd::AsFd,
-    name: &[u8],
-    mode: u32,
-    what: What<'_>,
-) -> Result<OwnedFd> {
-    let bits = Mode::from_raw_mode(mode & 0o777);
+fn make_node(dir: impl AsFd, name: &[u8], mode: u32, what: What<'_>) -> Result<OwnedFd> {
+    let mode = mode & 0o777;
     match what {
-        What::File => {
-            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
-            return Ok(rustix::fs::openat(
-                dir,
-                name,
-                flags | OFlags::NOFOLLOW,
-                bits,
-            )?);
-        }
-        What::Directory => rustix::fs::mkdirat(&dir, name, bits)?,
-        What::Symlink(target) => rustix::fs::symlinkat(target, &dir, name)?,
-        What::Node(kind, rdev) => {
-            rustix::fs::mknodat(&dir, name, kind.file_type(), bits, u64::from(rdev))?;
+        What::File => Ok(make_file(dir, name, mode)?),
+        other => {
+            make_other(&dir, name, mode, other)?;
+            Ok(dirfd::open_path(dir, name)?)
         }
     }
-    Ok(dirfd::open_path(dir, name)?)
+}
+
+fn make_file(dir: impl AsFd, name: &[u8], mode: u32) -> dirfd::Result<OwnedFd> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
+    let mode = Mode::from_raw_mode(mode);
+    rustix::fs::openat(dir, name, flags | OFlags::NOFOLLOW, mode)
+}
+
+fn make_other(dir: impl AsFd, name: &[u8], mode: u32, what: What<'_>) -> dirfd::Result<()> {
+    let mode = Mode::from_raw_mode(mode);
+    match what {
+        What::File => rustix::fs::mknodat(dir, name, FileType::RegularFile, mode, 0),
+        What::Directory => rustix::fs::mkdirat(dir, name, mode),
+        What::Symlink(target) => rustix::fs::symlinkat(target, dir, name),
+        What::Node(kind, rdev) => {
+            rustix::fs::mknodat(dir, name, kind.file_type(), mode, u64::from(rdev))
+        }
+    }
 }

@@ -175,6 +175,13 @@ impl Union {
         Ok(file)
     }
 
+    /// The descriptor by which a file's own data, and so the file itself, is written, if there is one.
+    pub(super) fn written_file(&self, node: &Node) -> Option<Arc<OwnedFd>> {
+        let files = node.files.lock();
+        let open = files.write.clone();
+        open.or_else(|| self.nodes.files.get(node.file_key(true)))
+    }
+
     /// Opens a file's data by its name, if it has one: one call fewer than by its location.
     fn open_data(&self, node: &Arc<Node>, flags: OFlags) -> Result<OwnedFd> {
         match node.place() {

@@ -56,6 +56,30 @@ pub struct Union {
 pub(super) struct Upper {
     pub(super) root: Arc<OwnedFd>,
     pub(super) work: Work,
+    pub(super) server: Server,
+}
+
+/// Whom the disk takes for the maker of what this process makes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Server {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// What it takes off each mode.
+    pub(super) umask: u32,
+}
+
+impl Server {
+    fn new() -> Server {
+        // umask(2) itself cannot be asked without changing it for all threads.
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+        let umask = umask.and_then(|umask| u32::from_str_radix(umask.trim(), 8).ok());
+        Server {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            umask: umask.unwrap_or(0o777),
+        }
+    }
 }
 
 /// What the kernel must no longer believe of a node.
@@ -104,6 +128,7 @@ impl Union {
                 Some(Upper {
                     root: Arc::new(upper),
                     work: Work::new(work, options.plain)?,
+                    server: Server::new(),
                 })
             }
         };

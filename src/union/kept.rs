@@ -74,6 +74,11 @@ impl Kept {
 }
 
 impl Keepers {
+    /// Whether owners and modes in the upper directory are other ones than the disk's.
+    pub(super) fn in_upper(&self) -> bool {
+        self.upper.is_some()
+    }
+
     /// Looks at the roots. The upper directory has what was asked for, and is marked with it.
     pub(super) fn find(
         upper: Option<&Upper>,

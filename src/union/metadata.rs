@@ -51,7 +51,13 @@ impl Union {
             let file = self.data_fd(&node, true)?;
             rustix::fs::ftruncate(&*file, size)?;
         }
-        let fd = self.path_fd(&node)?;
+        // Mostly of a file that is open, or was written a moment ago.
+        let file = self.written_file(&node);
+        let is_open = file.is_some();
+        let fd = match file {
+            Some(file) => file,
+            None => self.path_fd(&node)?,
+        };
         if changes_contents && node.kind == Kind::File && !caller.keeps_set_id() {
             self.drop_set_id(&fd)?;
         }
@@ -75,7 +81,13 @@ impl Union {
             };
             dirfd::set_times_fd(&*fd, &times)?;
         }
-        self.attr_of(&node)
+        match is_open {
+            true => {
+                let attr = Attr::new(node.ino, &self.upper_stat(&*fd)?);
+                Ok(self.attr_from(&node, attr))
+            }
+            false => self.attr_of(&node),
+        }
     }
 
     /// The target of a symlink.

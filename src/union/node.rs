@@ -33,6 +33,10 @@ pub struct Node {
     pub(crate) files: Mutex<OpenFiles>,
     /// Whether it is changed by ways that the union does not see.
     pub(crate) fleeting: AtomicBool,
+    /// What is known to be missing, for the view is the only way in: attributes that are asked for
+    /// again and again. Of a file `security.capability`, which may be noted by whoever has `copy_up`;
+    /// of a directory the default ACL, by whoever has the tree lock exclusively.
+    pub(crate) lacks: AtomicBool,
     /// Where it is.
     pub(crate) state: Mutex<State>,
 }
@@ -112,6 +116,7 @@ impl Node {
             copy_up: Mutex::new(()),
             files: Mutex::default(),
             fleeting: AtomicBool::new(false),
+            lacks: AtomicBool::new(false),
             state: Mutex::new(State { place, gone: false }),
         }
     }

@@ -31,18 +31,19 @@ impl Union {
         let upper = self.writable()?;
         let parent = self.node(parent)?;
         loop {
-            self.separate_hard_link(&parent, name)?;
-            let _tree = self.tree.write();
+            let tree = self.tree.write();
             let node = self.lookup_child(&parent, name)?;
             if node.kind == Kind::Directory {
                 return Err(Error::IsADirectory);
             }
             if node.is_lower_hard_link() {
-                // It has come back between the two locks.
+                // Then the number of its links is exact.
+                drop(tree);
+                self.copy_up(node.node(), Content::Metadata)?;
                 continue;
             }
             let leaving = self.about_to_leave(node)?;
-            self.cover(upper, &parent, name)?;
+            self.cover(upper, &parent, name, &leaving.node)?;
             return self.has_left(leaving, &parent, name);
         }
     }
@@ -61,30 +62,26 @@ impl Union {
             return Err(Error::NotEmpty);
         }
         let leaving = self.about_to_leave(node)?;
-        self.cover(upper, &parent, name)?;
+        self.cover(upper, &parent, name, &leaving.node)?;
         self.hard_links.directories_moved();
         self.has_left(leaving, &parent, name)
     }
 
-    /// Copies a layer's file with several links up before it loses a name, so that the number of
-    /// its links is exact from then on. Takes the tree lock itself.
-    pub(super) fn separate_hard_link(&self, parent: &Arc<Node>, name: &[u8]) -> Result<()> {
-        let node = {
-            let _tree = self.tree.read();
-            self.lookup_child_opt(parent, name)?
-        };
-        match node {
-            Some(node) if node.is_lower_hard_link() => self.copy_up(node.node(), Content::Metadata),
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    /// Leaves nothing to be seen under a name, in one step.
-    fn cover(&self, upper: &super::fs::Upper, parent: &Arc<Node>, name: &[u8]) -> Result<()> {
+    /// Leaves nothing to be seen under the name of a node, in one step.
+    fn cover(
+        &self,
+        upper: &super::fs::Upper,
+        parent: &Arc<Node>,
+        name: &[u8],
+        node: &Node,
+    ) -> Result<()> {
         let place = parent.dir().ok_or(Error::NotADirectory)?;
         let hidden = !matches!(self.lowers_show(&place, name)?, Shown::Nothing);
         self.copy_up_dirs(parent)?;
         let dir = self.upper_fd(parent)?;
+        if hidden && !node.is_upper() {
+            return upper.work.link_whiteout(&*dir, name);
+        }
         match (dirfd::stat_at_opt(&*dir, name)?, hidden) {
             (Some(stat), _) if is_whiteout(&stat) => Err(Error::NotFound),
             (Some(_), true) => upper.work.replace_by_whiteout(&*dir, name),

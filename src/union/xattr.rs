@@ -3,15 +3,21 @@
 //! Everything goes through the magic link of a descriptor, never through a path that could lead
 //! into the view itself. The union's own attributes are neither shown nor to be set.
 
+use std::sync::atomic::Ordering;
+
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
+use super::attr::Kind;
 use super::copy_up::Content;
+use super::create::DEFAULT_ACL;
 use super::error::{Error, Result};
 use super::fs::Union;
 use super::indexed::Known;
 use super::layers::{SELINUX, is_private_xattr};
 use crate::sys::dirfd;
+
+const CAPABILITY: &[u8] = b"security.capability";
 
 impl Union {
     /// Whether the view has attributes of this name, unless it is told to know none.
@@ -41,10 +47,21 @@ impl Union {
             }
             Known::Node(node) => node,
         };
+        // Asked by the kernel before the first write, and before each change of owner.
+        let is_capability = name == CAPABILITY && node.kind == Kind::File;
+        if is_capability && node.lacks.load(Ordering::Relaxed) {
+            return Err(Error::NoAttribute);
+        }
+        let unchanging = node.copy_up.try_lock();
         let fd = self.path_fd(&node)?;
         // Here "not supported" is an answer of its own.
         match dirfd::ask_xattr_fd(&*fd, name) {
-            Err(Errno::NODATA) => Err(Error::NoAttribute),
+            Err(Errno::NODATA) => {
+                if is_capability && unchanging.is_some() {
+                    node.lacks.store(true, Ordering::Relaxed);
+                }
+                Err(Error::NoAttribute)
+            }
             other => Ok(other?),
         }
     }
@@ -82,6 +99,9 @@ impl Union {
         self.copy_up(&node, Content::Metadata)?;
         let _changing = node.copy_up.lock();
         let _tree = self.tree.read();
+        if name == CAPABILITY || name == DEFAULT_ACL {
+            node.lacks.store(false, Ordering::Relaxed);
+        }
         Ok(dirfd::set_xattr_fd(
             &*self.path_fd(&node)?,
             name,

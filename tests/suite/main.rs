@@ -340,6 +340,9 @@ fn cases() -> Vec<Case> {
             direct_io, holes, ranges_are_copied, removed_files_live_on, creating,
             more_open_files_than_descriptors, requests_that_are_spared,
         }),
+        cases!([VIEW, &[Need::Tool("setfacl")]].concat() => union_caching::{
+            default_acls_are_never_stale,
+        }),
         cases!([VIEW, python].concat() => union_caching::{
             changes_clear_set_id_as_elsewhere,
         }),

@@ -437,3 +437,19 @@ pub fn attributes_are_never_stale() {
     fs::remove_dir(path("made/a")).unwrap();
     assert_eq!(links("made"), 3);
 }
+
+/// A default ACL that a directory gets after something was made in it.
+pub fn default_acls_are_never_stale() {
+    let view = View::new(Dirs::new(1));
+    let mode = |path: &str| fs::metadata(view.path(path)).unwrap().mode() & 0o777;
+    sh(
+        "mkdir dir; cd dir; umask 077; touch before
+         setfacl -d -m u::rwx,g::rwx,o::rwx .; touch with; mkdir sub; touch sub/with
+         setfacl -k .; touch without; touch sub/still",
+        &view.mnt,
+    );
+    let modes = ["before", "with", "sub/with", "without", "sub/still"];
+    let modes = modes.map(|name| mode(&format!("dir/{name}")));
+    // The ACL replaces the umask.
+    assert_eq!(modes, [0o600, 0o666, 0o666, 0o600, 0o666]);
+}
