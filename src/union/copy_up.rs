@@ -100,7 +100,7 @@ impl Union {
                     None => location.clone(),
                 },
                 location,
-                path: self.lower_path_of(node),
+                path: self.lower_path_of(node)?,
                 file,
             }
         };

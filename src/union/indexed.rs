@@ -9,6 +9,9 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::io::Errno;
 
 use super::attr::{Attr, Kind};
 use super::error::{Error, Result};
@@ -60,7 +63,8 @@ impl Union {
             match self.known(indexed_ino(next))? {
                 Known::Node(node) => break node,
                 Known::Indexed(..) => {
-                    let (directory, name) = index.names(next).next().ok_or(Error::Stale)?;
+                    let (directory, name) =
+                        whole(index, index.names(next).next())?.ok_or(Error::Stale)?;
                     missing.push((next, name));
                     next = directory;
                 }
@@ -90,7 +94,8 @@ impl Union {
 
     /// What is on disk of an inode of the index that has not changed.
     pub(super) fn indexed_attr(&self, at: u32) -> Result<Attr> {
-        let inode = self.index()?.inode(at).ok_or(Error::Stale)?;
+        let index = self.index()?;
+        let inode = whole(index, index.inode(at))?.ok_or(Error::Stale)?;
         let mut attr = Attr::indexed(indexed_ino(at), &inode);
         if attr.kind == Kind::Directory {
             // As of every directory that may be merged.
@@ -102,8 +107,8 @@ impl Union {
     /// What the index has in a directory.
     pub(super) fn indexed_listing(&self, directory: u32) -> Result<Vec<LayerEntry>> {
         let index = self.index()?;
-        let children = index.children(directory);
-        children
+        let listing = index
+            .children(directory)
             .map(|(name, at)| {
                 let inode = index.inode(at).ok_or(Error::Stale)?;
                 Ok(LayerEntry {
@@ -111,7 +116,8 @@ impl Union {
                     kind: Some(Kind::indexed(inode.kind)),
                 })
             })
-            .collect()
+            .collect();
+        whole(index, listing)?
     }
 
     /// The index, which is there for whoever asks for a place in it.
@@ -132,7 +138,7 @@ impl Union {
         for name in path {
             match index.child(at, name) {
                 Some(child) => at = child,
-                None => return Ok(Further::Look),
+                None => return whole(index, Further::Look),
             }
         }
         let seen = match self.indexed_attr(at)?.kind {
@@ -167,7 +173,7 @@ impl Union {
     pub(super) fn indexed_file(&self, at: u32) -> Result<(Arc<OwnedFd>, &[u8])> {
         let index = self.index()?;
         let layer = index.inode(at).ok_or(Error::Stale)?.layer;
-        let (directory, name) = index.names(at).next().ok_or(Error::Stale)?;
+        let (directory, name) = whole(index, index.names(at).next())?.ok_or(Error::Stale)?;
         Ok((self.dir_fd_in(layer, directory)?, name))
     }
 
@@ -184,7 +190,7 @@ impl Union {
             if let Some(fd) = self.nodes.fds.get(key) {
                 break fd;
             }
-            let (directory, name) = index.names(next).next().ok_or(Error::Stale)?;
+            let (directory, name) = whole(index, index.names(next).next())?.ok_or(Error::Stale)?;
             to_open.push((key, name));
             next = directory;
         };
@@ -194,6 +200,22 @@ impl Union {
         }
         Ok(fd)
     }
+}
+
+/// What was read from the index, if that is still one: an index that was cut short, or that the disk
+/// cannot read any more, must not look like one in which things are missing.
+pub(super) fn whole<T>(index: &LowerIndex, read: T) -> Result<T> {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    if index.is_whole() {
+        return Ok(read);
+    }
+    if !TOLD.swap(true, Ordering::Relaxed) {
+        tracing::error!(
+            "the index of the layers was cut short, or cannot be read any more: what is in it fails \
+             until the view is mounted again"
+        );
+    }
+    Err(Error::Sys(Errno::IO))
 }
 
 /// Whether an inode of the index must have a node from its first lookup on: of several names it matters
@@ -207,7 +229,7 @@ pub(super) fn indexed_path(index: &LowerIndex, at: u32) -> Result<LowerPath> {
     let mut names = Vec::new();
     let mut next = at;
     while next != 0 {
-        let (directory, name) = index.names(next).next().ok_or(Error::Stale)?;
+        let (directory, name) = whole(index, index.names(next).next())?.ok_or(Error::Stale)?;
         names.push(name);
         next = directory;
     }
@@ -217,10 +239,11 @@ pub(super) fn indexed_path(index: &LowerIndex, at: u32) -> Result<LowerPath> {
 
 /// The paths of all names of an inode of the index.
 pub(super) fn indexed_paths(index: &LowerIndex, at: u32) -> Result<Vec<LowerPath>> {
-    let names = index.names(at);
-    names
+    let paths = index
+        .names(at)
         .map(|(directory, name)| Ok(indexed_path(index, directory)?.join(name)))
-        .collect()
+        .collect();
+    whole(index, paths)?
 }
 
 /// The key of a layer's directory in the descriptor cache: above the numbers of nodes and of the

@@ -11,7 +11,7 @@ use rustix::fs::Stat;
 use super::attr::{Attr, Kind};
 use super::error::{Error, Result};
 use super::fs::{Entry, Union};
-use super::indexed::{Known, needs_node};
+use super::indexed::{Known, needs_node, whole};
 use super::inode_table::{Identity, Name, Newcomer, indexed_ino, lower_ino};
 use super::layers::{
     LowerData, LowerDir, LowerFile, LowerIndex, LowerPath, PlainDir, PlainFile, Redirect, is_dir,
@@ -78,6 +78,7 @@ impl Found {
     /// An inode of the index, which nobody has changed.
     pub(super) fn indexed(index: &LowerIndex, at: u32) -> Result<Found> {
         let inode = index.inode(at).ok_or(Error::Stale)?;
+        let kept = whole(index, needs_node(index, at))?;
         let attr = Attr::indexed(indexed_ino(at), &inode);
         let nlink = inode.nlink;
         let (identity, place) = match attr.kind {
@@ -102,7 +103,7 @@ impl Found {
             identity,
             preferred: indexed_ino(at),
             at: Some(at),
-            kept: needs_node(index, at),
+            kept,
         };
         Ok(Found { new, place, attr })
     }
@@ -123,11 +124,11 @@ impl Union {
             Known::Node(parent) => self.lookup_entry(parent.node(), name),
             // What has no node has not changed, nor has anything in it.
             Known::Indexed(index, at) => {
-                let directory = index.inode(at).ok_or(Error::Stale)?;
+                let directory = whole(index, index.inode(at))?.ok_or(Error::Stale)?;
                 if Kind::indexed(directory.kind) != Kind::Directory {
                     return Err(Error::NotADirectory);
                 }
-                let child = index.child(at, name).ok_or(Error::NotFound)?;
+                let child = whole(index, index.child(at, name))?.ok_or(Error::NotFound)?;
                 match self.hand_out(index, child)? {
                     Some(entry) => Ok(entry),
                     None => self.lookup_entry(self.node(parent)?.node(), name),
@@ -661,7 +662,8 @@ fn lower_data(hit: Option<Hit>, index: Option<&LowerIndex>) -> Option<LowerData>
             })
         }
         Some(Hit::Indexed(at)) => {
-            let inode = index?.inode(at)?;
+            let index = index?;
+            let inode = whole(index, index.inode(at)).ok()??;
             let nlink = inode.nlink;
             (Kind::indexed(inode.kind) == Kind::File).then_some(LowerData {
                 blocks: inode.blocks,

@@ -217,14 +217,13 @@ impl Union {
     }
 
     /// Where the lower layers show a node that has not been copied up; none if it has no name.
-    pub(super) fn lower_path_of(&self, node: &Node) -> LowerPath {
+    pub(super) fn lower_path_of(&self, node: &Node) -> Result<LowerPath> {
         if let Place::Lower(LowerFile::Indexed { at, .. }) = node.place() {
-            let path = self.index().and_then(|index| indexed_path(index, at));
-            return path.unwrap_or_default();
+            return indexed_path(self.index()?, at);
         }
         let shown = self.first_name(node);
         let path = shown.and_then(|(parent, name)| Some(parent.dir()?.lower_path.join(&name)));
-        path.unwrap_or_default()
+        Ok(path.unwrap_or_default())
     }
 
     /// Marks a new, empty file as one whose data are in the layers; with the redirect if the path

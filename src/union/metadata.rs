@@ -7,7 +7,7 @@ use super::attr::{Attr, Caller, Kind, SetAttr, SetTime};
 use super::copy_up::Content;
 use super::error::{Error, Result};
 use super::fs::Union;
-use super::indexed::Known;
+use super::indexed::{Known, whole};
 use super::inode_table::ROOT;
 use super::owner::IdMap;
 use crate::sys::dirfd;
@@ -95,7 +95,8 @@ impl Union {
         let _tree = self.tree.read();
         let node = match self.known(ino)? {
             Known::Indexed(index, at) => {
-                return index.target(at).map(<[u8]>::to_vec).ok_or(Error::Invalid);
+                let target = index.target(at).map(<[u8]>::to_vec);
+                return whole(index, target)?.ok_or(Error::Invalid);
             }
             Known::Node(node) => node,
         };

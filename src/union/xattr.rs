@@ -13,7 +13,7 @@ use super::copy_up::Content;
 use super::create::DEFAULT_ACL;
 use super::error::{Error, Result};
 use super::fs::Union;
-use super::indexed::Known;
+use super::indexed::{Known, whole};
 use super::layers::{SELINUX, is_private_xattr};
 use crate::sys::dirfd;
 
@@ -43,7 +43,7 @@ impl Union {
         let node = match self.known(ino)? {
             Known::Indexed(index, at) => {
                 let value = index.xattr(at, name).map(<[u8]>::to_vec);
-                return value.ok_or(Error::NoAttribute);
+                return whole(index, value)?.ok_or(Error::NoAttribute);
             }
             Known::Node(node) => node,
         };
@@ -73,7 +73,8 @@ impl Union {
             Known::Indexed(index, at) => {
                 let names = index.xattrs(at).map(|(name, _)| name);
                 let names = names.filter(|name| self.check_xattr(name).is_ok());
-                return Ok(names.flat_map(|name| [name, &b"\0"[..]].concat()).collect());
+                let list = names.flat_map(|name| [name, &b"\0"[..]].concat()).collect();
+                return whole(index, list);
             }
             Known::Node(node) => node,
         };

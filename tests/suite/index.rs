@@ -181,3 +181,40 @@ pub fn of_an_image_removed_under_its_view() {
     store.check_no_layers();
     store.check_at_rest();
 }
+
+/// Cut short while a view reads it: EIO for what is in it, and nothing looks as if it were not there;
+/// the log says why, the server lives on, and the next mount is right again.
+pub fn cut_short_under_a_view() {
+    let store = Store::new();
+    let image = store.load(&app(&["app:1"]));
+    let (container, view) = store.create_mounted("app:1");
+    let server = store.server();
+    let index = File::options()
+        .write(true)
+        .open(&indexes(&store, &image)[0])
+        .unwrap();
+    index.set_len(0).unwrap();
+    for name in ["etc/release", "big", "none"] {
+        let failed = fs::read(view.join(name)).unwrap_err();
+        assert_eq!(failed.raw_os_error(), Some(5), "{name}: {failed}");
+    }
+    assert_eq!(
+        fs::write(view.join("new"), "").unwrap_err().raw_os_error(),
+        Some(5)
+    );
+    assert_eq!(store.server(), server);
+    let log = store.root().join("containers").join(&container).join("log");
+    let told = fs::read_to_string(log).unwrap();
+    assert_eq!(
+        told.matches("the index of the layers was cut short")
+            .count(),
+        1,
+        "{told}"
+    );
+    store.ok(&["umount", &container]);
+    let view = store.mount(&container);
+    check_app(&view);
+    assert!(!view.join("new").exists());
+    store.ok(&["umount", &container]);
+    store.check_at_rest();
+}

@@ -196,7 +196,7 @@ fn cases() -> Vec<Case> {
         cases!(STORE => index::{a_load_makes_them, fsck_finds_and_mends}),
         cases!(VIEW => index::{
             a_view_makes_damaged_ones_anew, missing_ones_are_made_quietly,
-            of_an_image_removed_under_its_view,
+            of_an_image_removed_under_its_view, cut_short_under_a_view,
         }),
         cases!(STORE => fsck::{
             damage_is_found_and_named, a_garbled_database_is_found,
@@ -293,6 +293,7 @@ fn cases() -> Vec<Case> {
             overlayfs_and_a_view_take_turns,
         }),
         cases!(STORE => union_indexed::{
+            an_index_cut_short_under_its_view,
             metadata_come_from_the_index_alone, numbers_are_those_of_the_index,
             numbers_are_good_without_their_directories,
         }),

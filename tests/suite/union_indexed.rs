@@ -2,7 +2,7 @@
 //! costs the server next to no memory. That they show the same as views of plain layers is shown by the
 //! tests of `union`, `union_model` and `union_mount`, which are run on both.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
@@ -86,6 +86,50 @@ pub fn numbers_are_those_of_the_index() {
         let view = dirs.view();
         assert_eq!(view.attr("moved/file").unwrap().ino, before[3]);
         assert_eq!(view.read("moved/file").unwrap(), b"a");
+    });
+}
+
+/// Somebody cuts the index short under a view: what is in it fails, nothing looks as if it were not
+/// there, nothing is changed, the server lives on.
+pub fn an_index_cut_short_under_its_view() {
+    with_index(|| {
+        let length = |dirs: &Dirs| fs::metadata(dirs.path("index")).unwrap().len();
+        for pages_left in [true, false] {
+            let dirs = Dirs::new(2);
+            for n in 0..200 {
+                put(&dirs.layer(0), &format!("dir/file-{n}"), "text");
+            }
+            put(&dirs.layer(1), "dir/sub/file", "old");
+            symlink("target", dirs.layer(1).join("dir/link")).unwrap();
+            let view = dirs.view();
+            let link = view.entry("dir/link").unwrap();
+            let file = view.entry("dir/file-1").unwrap();
+            let dir = view.entry("dir").unwrap();
+            view.create("new", b"in the upper layer").unwrap();
+            let cut = if pages_left { length(&dirs) - 1 } else { 100 };
+            let index = File::options().write(true).open(dirs.path("index"));
+            index.unwrap().set_len(cut).unwrap();
+            let failed = Error::Sys(Errno::IO);
+            for _ in 0..2 {
+                assert_eq!(view.attr("dir/file-2").unwrap_err(), failed);
+                assert_eq!(view.attr("dir/none").unwrap_err(), failed);
+                assert_eq!(view.list("dir").unwrap_err(), failed);
+                assert_eq!(view.union.readlink(link.attr.ino).unwrap_err(), failed);
+                assert_eq!(view.union.getattr(file.attr.ino).unwrap_err(), failed);
+                let key = view.union.getxattr(file.attr.ino, b"user.key");
+                assert_eq!(key.unwrap_err(), failed);
+                let list = view.union.listxattr(file.attr.ino);
+                assert_eq!(list.unwrap_err(), failed);
+                let dir = dir.attr.ino;
+                assert_eq!(view.union.unlink(dir, b"file-1").unwrap_err(), failed);
+                assert_eq!(view.write("dir/file-1", 0, b"x").unwrap_err(), failed);
+                assert_eq!(view.create("dir/new", b"").unwrap_err(), failed);
+                assert_eq!(view.read("new").unwrap(), b"in the upper layer");
+            }
+            let upper = fs::read_dir(dirs.upper()).unwrap();
+            let names: Vec<_> = upper.map(|e| e.unwrap().file_name()).collect();
+            assert_eq!(names, ["new"], "nothing half done");
+        }
     });
 }
 

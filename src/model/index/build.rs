@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io::{self, BufWriter, Cursor, Seek, SeekFrom, Write};
 
 use super::check::is_name;
-use super::record::{CHECKSUM_AT, Header, INODE, NONE, Record};
+use super::record::{CHECKSUM_AT, Header, INODE, MAGIC, NONE, Record};
 use super::{IndexError, Inode, Kind, Scope, is_private_xattr};
 use crate::model::DiffId;
 
@@ -249,6 +249,7 @@ impl Builder {
             rest.write_all(self.text(link))?;
         }
         rest.write_all(&variable.bytes)?;
+        rest.write_all(MAGIC)?;
         let sum = rest.into_inner().map_err(io::Error::from)?.sum.finalize();
         let end = out.stream_position()?;
         out.seek(SeekFrom::Start(start + CHECKSUM_AT as u64))?;

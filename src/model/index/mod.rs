@@ -30,6 +30,7 @@
 //!      attrs    X × 24   name (offset << 16 | length), value's offset u64, its length u32, 0 u32
 //!      the names, one after the other
 //!      the bytes: targets of symlinks, names and values of attributes
+//!      the magic once more: whatever is cut off under a mapping, this is zeros then
 //! ```
 //!
 //! A directory's record says which names are in it: `first` and `count`; the directories follow each

@@ -2,7 +2,7 @@
 
 use super::check::check;
 use super::record::{
-    ATTR, Header, INODE, LAYER, NAME, NONE, Record, SET, Sections, bytes_at, u32_at, u64_at,
+    ATTR, Header, INODE, LAYER, MAGIC, NAME, NONE, Record, SET, Sections, bytes_at, u32_at, u64_at,
 };
 use super::{IndexError, Inode, Kind, Scope};
 use crate::model::DiffId;
@@ -133,6 +133,13 @@ impl<B: AsRef<[u8]>> Index<B> {
     pub fn xattr(&self, at: u32, name: &[u8]) -> Option<&[u8]> {
         let found = self.xattrs(at).find(|(found, _)| *found == name);
         found.map(|(_, value)| value)
+    }
+
+    /// Whether the bytes are still those of an index. What is mapped may be cut short or taken away:
+    /// the kernel, and `sys::map`, leave zeros in its place, up to the end. To be asked after what
+    /// was read, not before.
+    pub fn is_whole(&self) -> bool {
+        self.file().ends_with(MAGIC)
     }
 
     /// The file's bytes.

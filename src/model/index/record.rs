@@ -84,7 +84,8 @@ impl Header {
         let attrs = after(sets, self.sets, SET)?;
         let names_text = after(attrs, self.attrs, ATTR)?;
         let bytes = after(names_text, self.names_len, 1)?;
-        let end = bytes.checked_add(usize::try_from(self.bytes_len).ok()?)?;
+        let magic = bytes.checked_add(usize::try_from(self.bytes_len).ok()?)?;
+        let end = magic.checked_add(MAGIC.len())?;
         Some(Sections {
             layers: HEADER,
             inodes,
@@ -159,7 +160,7 @@ impl Header {
             bytes_len: u64_at(file, 48),
         };
         match header.sections() {
-            Some(sections) if sections.end == file.len() => Ok((header, sections)),
+            Some(at) if at.end == file.len() && file.ends_with(MAGIC) => Ok((header, at)),
             _ => Err(IndexError::Broken("its parts are not as long as it is")),
         }
     }

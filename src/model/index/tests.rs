@@ -389,9 +389,11 @@ fn a_byte_changed_under_a_right_checksum_is_refused_or_harmless() {
 #[test]
 fn what_changes_after_the_check_neither_panics_nor_loops() {
     let mut index = Index::open(sample()).unwrap();
+    assert!(index.is_whole());
     for value in [0xff, 0x80, 1, 0] {
         let length = index.bytes.len();
         index.bytes[HEADER..length].fill(value);
+        assert!(!index.is_whole());
         for at in 0..index.len() {
             let _ = (index.inode(at), index.target(at), index.child(at, b"x"));
             assert!(index.names(at).count() < 1 << 20);
