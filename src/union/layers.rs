@@ -6,7 +6,7 @@
 //! `fd_cache` opens the others when they are needed.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::Stat;
 
@@ -126,6 +126,8 @@ pub(crate) struct PlainDir {
     pub(crate) layer: u32,
     /// Where it is; `None` for the layer's root.
     pub(crate) at: Option<(Arc<PlainDir>, Name)>,
+    /// What its whiteout files hide, sorted, once that has been asked.
+    pub(crate) hidden: OnceLock<Box<[Name]>>,
 }
 
 impl PlainDir {
@@ -135,6 +137,7 @@ impl PlainDir {
             id,
             layer,
             at: None,
+            hidden: OnceLock::new(),
         })
     }
 
@@ -144,6 +147,7 @@ impl PlainDir {
             id,
             layer: self.layer,
             at: Some((self.clone(), name.into())),
+            hidden: OnceLock::new(),
         })
     }
 }

@@ -278,7 +278,10 @@ impl Union {
             return Ok((Seen::Whiteout, hit, None));
         }
         if is_dir(&stat) {
-            let Marks { opaque, redirect } = self.marks(dir, name)?;
+            let marks = self.marks(dir, name)?;
+            let redirect = marks.redirect;
+            // What is moved here says itself where it belongs.
+            let opaque = marks.opaque || (redirect.is_none() && self.hides(dir, name)?);
             let hit = Hit::Upper(stat, FileMarks::default());
             return Ok((Seen::Dir { opaque }, hit, redirect));
         }
@@ -414,7 +417,7 @@ impl Union {
                 let rest = path.len() - depth - 1;
                 let fd = self.plain_fd(&dir)?;
                 let Some(stat) = dirfd::stat_at_opt(&*fd, name)? else {
-                    if self.hides(&fd, name)? {
+                    if self.layer_hides(&dir, &fd, name)? {
                         return Ok(());
                     }
                     break;
@@ -430,6 +433,8 @@ impl Union {
                 }
                 let (seen, redirect, opaque) = if is_dir(&stat) {
                     let Marks { opaque, redirect } = self.marks(&fd, name)?;
+                    let opaque =
+                        opaque || (redirect.is_none() && self.layer_hides(&dir, &fd, name)?);
                     (Seen::Dir { opaque }, redirect, opaque)
                 } else if rest > 0 {
                     // In the middle of a path it hides what is below it, too.
@@ -502,7 +507,6 @@ impl Union {
             false => dirfd::get_xattr(&path, self.xattrs.redirect)?,
         };
         let redirect = redirect.map(|value| parse_redirect(&value)).transpose()?;
-        let opaque = opaque || (redirect.is_none() && self.hides(dir, name)?);
         Ok(Marks { opaque, redirect })
     }
 

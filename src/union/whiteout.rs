@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use super::error::{Error, Result};
 use super::fs::Union;
 use super::inode_table::Name;
-use super::layers::is_whiteout;
+use super::layers::{PlainDir, is_whiteout};
 use super::lookup::check_name;
 use crate::sys::dirfd;
 
@@ -81,6 +81,26 @@ impl Union {
             Some(mark) => Ok(dirfd::stat_at_opt(dir, &mark)?.is_some()),
             None => Ok(false),
         }
+    }
+
+    /// As [`hides`](Self::hides), of a layer's directory: read once, for layers do not change, and
+    /// most have no such files.
+    pub(super) fn layer_hides(&self, dir: &PlainDir, fd: &OwnedFd, name: &[u8]) -> Result<bool> {
+        if !self.options.plain {
+            return Ok(false);
+        }
+        let is_in = |names: &[Name]| names.binary_search_by(|n| (**n).cmp(name)).is_ok();
+        if let Some(names) = dir.hidden.get() {
+            return Ok(is_in(names));
+        }
+        let Ok(entries) = dirfd::read_dir(fd) else {
+            // It may be one that may be searched but not read.
+            return self.hides(fd, name);
+        };
+        let names = entries.iter().filter_map(|entry| hidden(&entry.name));
+        let mut names: Box<[Name]> = names.map(Name::from).collect();
+        names.sort_unstable();
+        Ok(is_in(dir.hidden.get_or_init(|| names)))
     }
 
     /// What stands in the upper directory for a name that shows nothing.
