@@ -15,10 +15,10 @@ use rustix::io::Errno;
 
 use super::attr::{Attr, Kind};
 use super::error::{Error, Result};
+use super::find::{Found, Hit};
 use super::fs::{Entry, Union};
 use super::inode_table::{Ino, Name, indexed_ino};
 use super::layers::{LowerIndex, LowerPath};
-use super::lookup::{Found, Hit};
 use super::merge::LayerEntry;
 use super::node::{DirPlace, Node, NodeRef};
 use super::resolve::{Further, Resolver, Seen};

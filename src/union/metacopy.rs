@@ -20,11 +20,11 @@ use rustix::io::Errno;
 use super::copy_data::copy_data;
 use super::copy_up::Content;
 use super::error::{Error, Result};
+use super::find::upper_identity;
 use super::fs::{Stale, Union};
 use super::indexed::indexed_path;
 use super::inode_table::Identity;
 use super::layers::{LowerData, LowerFile, LowerPath, Redirect, parse_redirect};
-use super::lookup::upper_identity;
 use super::node::{Data, Node, Place};
 use crate::sys::dirfd;
 
