@@ -28,6 +28,8 @@ pub struct OverlayOptions {
     pub no_fsync: bool,
     /// Directories that have a part in a lower directory cannot be renamed.
     pub no_redirects: bool,
+    /// A change of a lower file's metadata copies its data, too.
+    pub no_metacopy: bool,
     /// Every directory has one link.
     pub static_nlink: bool,
     /// No access control lists.
@@ -106,6 +108,8 @@ impl OverlayOptions {
         };
         match key.as_str() {
             "lowerdir" => self.lowers = value.paths()?,
+            // overlayfs's way to give one at a time: there a colon needs no backslash.
+            "lowerdir+" => self.lowers.push(value.path()?),
             "upperdir" => self.upper = Some(value.path()?),
             "workdir" => self.work = Some(value.path()?),
             "ro" => self.read_only = true,
@@ -113,6 +117,7 @@ impl OverlayOptions {
             "volatile" => self.volatile = value.flag()?,
             "fsync" => self.no_fsync = !value.flag()?,
             "redirect_dir" => self.no_redirects = !value.is_one_of(&["on"], &REDIRECTS_OFF)?,
+            "metacopy" => self.no_metacopy = !value.is_one_of(&["on"], &["off"])?,
             "static_nlink" => self.static_nlink = value.flag()?,
             "noacl" => self.no_acl = true,
             "noxattrs" => self.no_xattrs = value.flag()?,
@@ -153,6 +158,10 @@ impl OverlayOptions {
                 self.contexts.push(format!("{key}=\"{value}\""));
             }
             "plugins" if value.raw.is_none_or(<[u8]>::is_empty) => {}
+            "remount" => {
+                return Err("remounting is not supported: unmount, and mount again".to_owned());
+            }
+            "datadir+" => return Err("layers of data alone are not supported".to_owned()),
             "plugins" => return Err("plugins are not supported".to_owned()),
             "timeout" => {
                 value.seconds()?;
@@ -384,7 +393,7 @@ mod tests {
 
     #[test]
     fn lower_directories() {
-        let table: [(&str, &[&str]); 11] = [
+        let table: [(&str, &[&str]); 12] = [
             ("lowerdir=/a", &["/a"]),
             ("lowerdir=/a:b:/c", &["/a", "b", "/c"]),
             (r"lowerdir=/a\:b:/c", &["/a:b", "/c"]),
@@ -396,6 +405,7 @@ mod tests {
             (r#"lowerdir="/a,b:/c",ro"#, &["/a,b", "/c"]),
             (r#"lowerdir=/a"b,ro"#, &["/a\"b"]),
             ("lowerdir=/a,lowerdir=/b", &["/b"]),
+            ("lowerdir+=/a:b,lowerdir+=/c", &["/a:b", "/c"]),
         ];
         for (list, expected) in table {
             assert_eq!(lowers(list), expected, "{list}");
@@ -490,6 +500,8 @@ mod tests {
             ("lowerdir=/a,redirect_dir=maybe", "on, off"),
             ("lowerdir=/a,io=fast", "passthrough, cached"),
             ("lowerdir=/a,plugins=/x.so", "plugins"),
+            ("lowerdir=/a,remount,ro", "unmount, and mount again"),
+            ("lowerdir=/a,metacopy=maybe", "on, off"),
         ] {
             let error = parse(list).unwrap_err();
             assert!(error.contains(part), "{list}: {error}");

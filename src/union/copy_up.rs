@@ -156,6 +156,7 @@ impl Union {
                 let redirect = (stat.st_nlink > 1).then_some(&source.path);
                 if content == Content::Metadata
                     && size > 0
+                    && !self.options.no_metacopy
                     && self.mark_metacopy(&file, redirect)?
                 {
                     // Nothing to wait for: file systems keep the order of changes of metadata.

@@ -43,6 +43,8 @@ pub struct Options {
     pub no_fsync: bool,
     /// Refuse to rename directories that have a part in a layer, with `EXDEV`.
     pub no_redirects: bool,
+    /// Copy a layer's file whole for a change of its metadata alone.
+    pub no_metacopy: bool,
     /// Show one link of every directory.
     pub static_nlink: bool,
     /// Know no access control lists.

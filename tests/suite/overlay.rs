@@ -1,7 +1,7 @@
 //! `layerctl overlay`: the command line of fuse-overlayfs, on directories of this test.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -461,6 +461,13 @@ pub fn options_of_the_view() {
         .sync_all()
         .unwrap();
     it.umount();
+    it.mount(",metacopy=off");
+    fs::set_permissions(mnt.join("dir/file"), fs::Permissions::from_mode(0o600)).unwrap();
+    it.umount();
+    assert_eq!(
+        fs::read(it.at("upper/dir/file")).unwrap(),
+        b"from the bottom"
+    );
     it.mount(",noacl");
     set("user.note").unwrap();
     assert_eq!(set("system.posix_acl_access"), Err(Errno::OPNOTSUPP));

@@ -37,6 +37,7 @@ Options of -o, separated by commas (a backslash takes the next character as it i
   volatile                never wait for the disk: not for what is copied up, nor at fsync
   fsync=0                 do nothing at fsync
   redirect_dir=off        renaming a directory that has a part in lowerdir fails with EXDEV
+  metacopy=off            chmod, chown and touch of a lower file copy its data, too
   squash_to_root, squash_to_uid=UID, squash_to_gid=GID
                           everything is shown, and made, as owned by these
   uidmapping=DISK:SHOWN:LENGTH[:…], gidmapping=…
@@ -330,6 +331,7 @@ fn open(options: &OverlayOptions) -> Result<(Union, Option<OwnedFd>), CommandErr
         volatile: options.volatile,
         no_fsync: options.volatile || options.no_fsync,
         no_redirects: options.no_redirects,
+        no_metacopy: options.no_metacopy,
         static_nlink: options.static_nlink,
         no_acl: options.no_acl,
         no_xattrs: options.no_xattrs,
