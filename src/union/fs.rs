@@ -25,6 +25,7 @@ use super::kept::Keepers;
 use super::layers::{Layers, LowerDir, LowerPath, Options, PlainDir, PrivateXattrs};
 use super::metacopy::Completing;
 use super::node::{Data, DirPlace, DirUpper, InoRef, Node, Nodes, Place};
+use super::trouble::Troubles;
 use super::work::Work;
 use crate::model::index::Index;
 use crate::sys::dirfd;
@@ -45,6 +46,7 @@ pub struct Union {
     pub(super) handles: Handles,
     pub(super) listings: Listings,
     pub(super) hard_links: HardLinks,
+    pub(super) troubles: Troubles,
     pub(super) completing: Completing,
     pub(super) keepers: Keepers,
     next_id: AtomicU64,
@@ -186,6 +188,7 @@ impl Union {
             handles: Handles::default(),
             listings: Listings::default(),
             hard_links: HardLinks::default(),
+            troubles: Troubles::default(),
             completing: Completing::default(),
             keepers,
             next_id,

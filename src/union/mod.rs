@@ -48,6 +48,7 @@ mod rename;
 mod rename_plan;
 mod resolve;
 mod session;
+mod trouble;
 mod whiteout;
 mod work;
 mod xattr;

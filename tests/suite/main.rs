@@ -55,6 +55,7 @@ mod union_mount;
 mod union_mounted;
 mod union_plain;
 mod union_support;
+mod union_trouble;
 mod view;
 
 use harness::needs::{Case, Need};
@@ -317,6 +318,12 @@ fn cases() -> Vec<Case> {
         cases!(STORE_ON_DISK => union::{no_copy_up_without_the_attributes}),
         cases!(VIEW => union::{a_dead_layer_is_not_an_empty_one}),
         cases!(STORE => union_model::{random_operations, random_layers_without_operations}),
+        cases!(VIEW_ON_DISK => union_trouble::{a_layer_whose_disk_fails}),
+        cases!(VIEW => union_trouble::{
+            a_layer_that_vanishes, a_copy_up_that_does_not_fit, names_too_long_and_loops,
+            writes_that_do_not_fit_are_told,
+        }),
+        cases!(BESIDE_OVERLAY => union_trouble::{a_name_too_long_for_its_whiteout}),
         cases!(VIEW => union_model_mounted::{random_operations}),
         indexed_cases!(VIEW => union_model_mounted::{random_operations}),
         cases!(BESIDE_OVERLAY => union_mount::{

@@ -4,17 +4,12 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{Errno, FileAttr, FileHandle, FileType, INodeNo, Request, TimeOrNow};
+use fuser::{FileAttr, FileHandle, FileType, INodeNo, Request, TimeOrNow};
 use rustix::fs::OFlags;
 
 use super::super::attr::{Attr, Caller, Kind, SetTime, Time};
 use super::super::create::NewEntry;
-use super::super::error::Error;
 use super::super::handles::FileRef;
-
-pub(super) fn errno(error: Error) -> Errno {
-    Errno::from_i32(error.errno())
-}
 
 pub(super) fn caller(request: &Request) -> Caller {
     Caller {

@@ -10,6 +10,15 @@ macro_rules! ops {
         #[derive(Debug, Clone, Copy)]
         pub(super) enum Op { $($name),* }
         const ALL: &[Op] = &[$(Op::$name),*];
+
+        impl Op {
+            /// Its name.
+            pub(super) fn name(self) -> &'static str {
+                match self {
+                    $(Op::$name => stringify!($name)),*
+                }
+            }
+        }
     };
 }
 

@@ -6,6 +6,7 @@
 mod convert;
 mod counts;
 mod io_modes;
+mod reply;
 
 use std::ffi::OsStr;
 use std::io;
@@ -16,27 +17,24 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem,
-    FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    FopenFlags, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::{OFlags, XattrFlags};
 
-use super::attr::{Attr, Kind, SetAttr};
+use super::attr::{Kind, SetAttr};
 use super::create::What;
 use super::error::{Error, Result};
 use super::file_io::{Opened, WriteHow};
 use super::fs::{Entry, Union};
 use super::rename::RenameHow;
 use super::session::IoMode;
-use convert::{DOT, NOTHING, caller, errno, file, file_attr, new_entry, open_flags, set_time};
+use convert::{DOT, NOTHING, caller, file, file_attr, new_entry, open_flags, set_time};
 use counts::{Counts, Op};
 use io_modes::{IoModes, Way};
+use reply::{Asked, FOREVER, GENERATION, lifetime, reply_empty, reply_entry, reply_xattr};
 
-/// How long the kernel may believe what it was told: the view is the only way in, and what changes
-/// on its own is reported (`Union::notify_stale`).
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
-const GENERATION: Generation = Generation(0);
 /// The largest write in one request; also what a thread keeps in its cache while it handles it.
 const MAX_WRITE: u32 = 1 << 20;
 
@@ -91,14 +89,14 @@ impl Adapter {
         }
     }
 
-    fn reply_entry(&self, reply: ReplyEntry, entry: Result<Entry>) {
-        match entry {
-            Ok(Entry { node, attr }) => {
-                // Counted before the kernel can know of it, and so before it can forget it.
-                node.leave_to_kernel();
-                reply.entry(&lifetime(&attr), &file_attr(&attr), GENERATION);
-            }
-            Err(e) => reply.error(errno(e)),
+    /// A request has come: on a node, or a name in a directory.
+    fn asked<'a>(&'a self, op: Op, ino: INodeNo, name: Option<&'a OsStr>) -> Asked<'a> {
+        self.counts.note(op);
+        Asked {
+            union: &self.union,
+            op,
+            ino: ino.0,
+            name,
         }
     }
 }
@@ -115,30 +113,6 @@ fn request(config: &mut KernelConfig, flag: InitFlags) -> bool {
 /// Whether a mapping can write to a file opened like this.
 fn is_mappable(flags: OFlags) -> bool {
     flags.contains(OFlags::RDWR)
-}
-
-/// How long the kernel may believe these attributes.
-fn lifetime(attr: &Attr) -> Duration {
-    match attr.fleeting {
-        true => Duration::ZERO,
-        false => FOREVER,
-    }
-}
-
-fn reply_empty(reply: ReplyEmpty, done: Result<()>) {
-    match done {
-        Ok(()) => reply.ok(),
-        Err(e) => reply.error(errno(e)),
-    }
-}
-
-fn reply_xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>>) {
-    match value {
-        Ok(value) if size == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
-        Ok(value) if value.len() <= size as usize => reply.data(&value),
-        Ok(_) => reply.error(errno(Error::TooSmall)),
-        Err(e) => reply.error(errno(e)),
-    }
 }
 
 impl Filesystem for Adapter {
@@ -194,11 +168,11 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.counts.note(Op::Lookup);
+        let asked = self.asked(Op::Lookup, parent, Some(name));
         match self.union.lookup(parent.0, name.as_bytes()) {
             // Number 0: there is no such name, and that is to be remembered.
             Err(Error::NotFound) => reply.entry(&FOREVER, &NOTHING, GENERATION),
-            entry => self.reply_entry(reply, entry),
+            entry => reply_entry(reply, &asked, entry),
         }
     }
 
@@ -208,10 +182,10 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, _r: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.counts.note(Op::Getattr);
+        let asked = self.asked(Op::Getattr, ino, None);
         match self.union.getattr(ino.0) {
             Ok(attr) => reply.attr(&lifetime(&attr), &file_attr(&attr)),
-            Err(e) => reply.error(errno(e)),
+            Err(e) => reply.error(asked.refused(e)),
         }
     }
 
@@ -233,7 +207,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.counts.note(Op::Setattr);
+        let asked = self.asked(Op::Setattr, ino, None);
         let set = SetAttr {
             mode: mode.map(|mode| mode & 0o7777),
             uid,
@@ -244,15 +218,15 @@ impl Filesystem for Adapter {
         };
         match self.union.setattr(ino.0, &set, caller(request)) {
             Ok(attr) => reply.attr(&lifetime(&attr), &file_attr(&attr)),
-            Err(e) => reply.error(errno(e)),
+            Err(e) => reply.error(asked.refused(e)),
         }
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
-        self.counts.note(Op::Readlink);
+        let asked = self.asked(Op::Readlink, ino, None);
         match self.union.readlink(ino.0) {
             Ok(target) => reply.data(&target),
-            Err(e) => reply.error(errno(e)),
+            Err(e) => reply.error(asked.refused(e)),
         }
     }
 
@@ -266,13 +240,13 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        self.counts.note(Op::Mknod);
+        let asked = self.asked(Op::Mknod, parent, Some(name));
         let what = match Kind::from_mode(mode) {
             Kind::File => What::File,
             kind => What::Node(kind, rdev),
         };
         let new = new_entry(request, parent, name, mode, umask);
-        self.reply_entry(reply, self.union.make(&new, what));
+        reply_entry(reply, &asked, self.union.make(&new, what));
     }
 
     fn mkdir(
@@ -284,19 +258,19 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        self.counts.note(Op::Mkdir);
+        let asked = self.asked(Op::Mkdir, parent, Some(name));
         let new = new_entry(request, parent, name, mode, umask);
-        self.reply_entry(reply, self.union.make(&new, What::Directory));
+        reply_entry(reply, &asked, self.union.make(&new, What::Directory));
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.counts.note(Op::Unlink);
-        reply_empty(reply, self.union.unlink(parent.0, name.as_bytes()));
+        let asked = self.asked(Op::Unlink, parent, Some(name));
+        reply_empty(reply, &asked, self.union.unlink(parent.0, name.as_bytes()));
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.counts.note(Op::Rmdir);
-        reply_empty(reply, self.union.rmdir(parent.0, name.as_bytes()));
+        let asked = self.asked(Op::Rmdir, parent, Some(name));
+        reply_empty(reply, &asked, self.union.rmdir(parent.0, name.as_bytes()));
     }
 
     fn symlink(
@@ -307,10 +281,10 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        self.counts.note(Op::Symlink);
+        let asked = self.asked(Op::Symlink, parent, Some(name));
         let new = new_entry(request, parent, name, 0o777, 0);
         let what = What::Symlink(target.as_os_str().as_bytes());
-        self.reply_entry(reply, self.union.make(&new, what));
+        reply_entry(reply, &asked, self.union.make(&new, what));
     }
 
     fn rename(
@@ -323,7 +297,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.counts.note(Op::Rename);
+        let asked = self.asked(Op::Rename, parent, Some(name));
         let how = if flags.is_empty() {
             RenameHow::Replace
         } else if flags == RenameFlags::RENAME_NOREPLACE {
@@ -332,11 +306,12 @@ impl Filesystem for Adapter {
             RenameHow::Exchange
         } else {
             // RENAME_WHITEOUT: a view shows no whiteouts, so it cannot leave one either.
-            return reply.error(errno(Error::Invalid));
+            return reply.error(asked.refused(Error::Invalid));
         };
         let (name, new_name) = (name.as_bytes(), new_name.as_bytes());
         reply_empty(
             reply,
+            &asked,
             self.union
                 .rename(parent.0, name, new_parent.0, new_name, how),
         );
@@ -350,15 +325,16 @@ impl Filesystem for Adapter {
         new_name: &OsStr,
         reply: ReplyEntry,
     ) {
-        self.counts.note(Op::Link);
-        self.reply_entry(
+        let asked = self.asked(Op::Link, new_parent, Some(new_name));
+        reply_entry(
             reply,
+            &asked,
             self.union.link(ino.0, new_parent.0, new_name.as_bytes()),
         );
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.counts.note(Op::Open);
+        let asked = self.asked(Op::Open, ino, None);
         if !self.opens_files {
             // Not asked again: the kernel opens files itself.
             return reply.error(Errno::ENOSYS);
@@ -366,7 +342,7 @@ impl Filesystem for Adapter {
         let flags = open_flags(flags.0);
         let opened = match self.union.open(ino.0, flags, caller(request)) {
             Ok(opened) => opened,
-            Err(e) => return reply.error(errno(e)),
+            Err(e) => return reply.error(asked.refused(e)),
         };
         let handle = FileHandle(opened.handle);
         match self.way(ino.0, &opened, flags, |file| reply.open_backing(file)) {
@@ -374,7 +350,7 @@ impl Filesystem for Adapter {
             Ok(Way::Direct(backing)) => {
                 reply.opened_passthrough(handle, FopenFlags::empty(), &backing);
             }
-            Err(e) => reply.error(errno(e)),
+            Err(e) => reply.error(asked.refused(e)),
         }
     }
 
@@ -388,7 +364,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        self.counts.note(Op::Create);
+        let asked = self.asked(Op::Create, parent, Some(name));
         if !self.opens_files {
             // The kernel makes files with MKNOD then, and no handle has to be released.
             return reply.error(Errno::ENOSYS);
@@ -397,7 +373,7 @@ impl Filesystem for Adapter {
         let flags = open_flags(flags);
         let (Entry { node, mut attr }, opened) = match self.union.create(&new, flags) {
             Ok(made) => made,
-            Err(e) => return reply.error(errno(e)),
+            Err(e) => return reply.error(asked.refused(e)),
         };
         let handle = FileHandle(opened.handle);
         let way = self.way(node.ino(), &opened, flags, |file| reply.open_backing(file));
@@ -414,7 +390,7 @@ impl Filesystem for Adapter {
                 let flags = FopenFlags::empty();
                 reply.created_passthrough(&lifetime, &attr, GENERATION, handle, flags, &backing);
             }
-            Err(e) => reply.error(errno(e)),
+            Err(e) => reply.error(asked.refused(e)),
         }
     }
 
@@ -429,10 +405,10 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.counts.note(Op::Read);
+        let asked = self.asked(Op::Read, ino, None);
         match self.union.read(file(fh, ino), offset, size as usize) {
             Ok(data) => reply.data(&data),
-            Err(e) => reply.error(errno(e)),
+            Err(e) => reply.error(asked.refused(e)),
         }
     }
 
@@ -448,7 +424,7 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.counts.note(Op::Write);
+        let asked = self.asked(Op::Write, ino, None);
         let how = WriteHow {
             delayed: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
             sync: open_flags(flags.0).intersects(OFlags::SYNC | OFlags::DSYNC),
@@ -457,7 +433,7 @@ impl Filesystem for Adapter {
         match self.union.write(file(fh, ino), offset, data, how) {
             // No request is larger than MAX_WRITE.
             Ok(written) => reply.written(written as u32),
-            Err(e) => reply.error(errno(e)),
+            Err(e) => reply.error(asked.refused(e)),
         }
     }
 
@@ -474,15 +450,15 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.counts.note(Op::Release);
+        let asked = self.asked(Op::Release, ino, None);
         let released = self.union.release(fh.0);
         self.modes.close(ino.0);
-        reply_empty(reply, released);
+        reply_empty(reply, &asked, released);
     }
 
     fn fsync(&self, _r: &Request, ino: INodeNo, fh: FileHandle, data: bool, reply: ReplyEmpty) {
-        self.counts.note(Op::Fsync);
-        reply_empty(reply, self.union.fsync(file(fh, ino), data));
+        let asked = self.asked(Op::Fsync, ino, None);
+        reply_empty(reply, &asked, self.union.fsync(file(fh, ino), data));
     }
 
     fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -503,10 +479,10 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        self.counts.note(Op::Readdirplus);
+        let asked = self.asked(Op::Readdirplus, ino, None);
         let listing = match self.union.list(ino.0, offset) {
             Ok(listing) => listing,
-            Err(e) => return reply.error(errno(e)),
+            Err(e) => return reply.error(asked.refused(e)),
         };
         let mut is_empty = true;
         for item in listing.items() {
@@ -527,7 +503,7 @@ impl Filesystem for Adapter {
                 Ok(None) => continue,
                 // Told when there is nothing else to tell, else at the next request: a reply
                 // without entries is the end of the directory.
-                Err(e) if is_empty => return reply.error(errno(e)),
+                Err(e) if is_empty => return reply.error(asked.refused(e)),
                 Err(_) => break,
             };
             let (lifetime, attr) = (lifetime(&attr), file_attr(&attr));
@@ -548,12 +524,12 @@ impl Filesystem for Adapter {
         _data: bool,
         reply: ReplyEmpty,
     ) {
-        self.counts.note(Op::Fsyncdir);
-        reply_empty(reply, self.union.fsyncdir(ino.0));
+        let asked = self.asked(Op::Fsyncdir, ino, None);
+        reply_empty(reply, &asked, self.union.fsyncdir(ino.0));
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        self.counts.note(Op::Statfs);
+        let asked = self.asked(Op::Statfs, INodeNo::ROOT, None);
         match self.union.statfs() {
             Ok(fs) => reply.statfs(
                 fs.f_blocks,
@@ -565,7 +541,7 @@ impl Filesystem for Adapter {
                 fs.f_namemax as u32,
                 fs.f_frsize as u32,
             ),
-            Err(e) => reply.error(errno(e)),
+            Err(e) => reply.error(asked.refused(e)),
         }
     }
 
@@ -579,27 +555,37 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        self.counts.note(Op::Setxattr);
+        let asked = self.asked(Op::Setxattr, ino, None);
         let flags = XattrFlags::from_bits_retain(flags as u32);
         reply_empty(
             reply,
+            &asked,
             self.union.setxattr(ino.0, name.as_bytes(), value, flags),
         );
     }
 
     fn getxattr(&self, _r: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.counts.note(Op::Getxattr);
-        reply_xattr(reply, size, self.union.getxattr(ino.0, name.as_bytes()));
+        let asked = self.asked(Op::Getxattr, ino, None);
+        reply_xattr(
+            reply,
+            &asked,
+            size,
+            self.union.getxattr(ino.0, name.as_bytes()),
+        );
     }
 
     fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.counts.note(Op::Listxattr);
-        reply_xattr(reply, size, self.union.listxattr(ino.0));
+        let asked = self.asked(Op::Listxattr, ino, None);
+        reply_xattr(reply, &asked, size, self.union.listxattr(ino.0));
     }
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.counts.note(Op::Removexattr);
-        reply_empty(reply, self.union.removexattr(ino.0, name.as_bytes()));
+        let asked = self.asked(Op::Removexattr, ino, None);
+        reply_empty(
+            reply,
+            &asked,
+            self.union.removexattr(ino.0, name.as_bytes()),
+        );
     }
 
     fn fallocate(
@@ -612,9 +598,10 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.counts.note(Op::Fallocate);
+        let asked = self.asked(Op::Fallocate, ino, None);
         reply_empty(
             reply,
+            &asked,
             self.union
                 .fallocate(file(fh, ino), offset, length, mode as u32),
         );
@@ -629,7 +616,7 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        self.counts.note(Op::Lseek);
+        let asked = self.asked(Op::Lseek, ino, None);
         let found = match (u64::try_from(offset), whence) {
             (Ok(offset), libc::SEEK_DATA) => self.union.seek(file(fh, ino), offset, false),
             (Ok(offset), libc::SEEK_HOLE) => self.union.seek(file(fh, ino), offset, true),
@@ -638,7 +625,7 @@ impl Filesystem for Adapter {
         };
         match found {
             Ok(at) => reply.offset(at as i64),
-            Err(e) => reply.error(errno(e)),
+            Err(e) => reply.error(asked.refused(e)),
         }
     }
 
@@ -655,7 +642,7 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        self.counts.note(Op::CopyFileRange);
+        let asked = self.asked(Op::CopyFileRange, ino_out, None);
         // The reply has 32 bits; copying less than asked is allowed.
         let len = usize::try_from(len).unwrap_or(usize::MAX).min(1 << 30);
         match self.union.copy_file_range(
@@ -664,7 +651,7 @@ impl Filesystem for Adapter {
             len,
         ) {
             Ok(copied) => reply.written(copied as u32),
-            Err(e) => reply.error(errno(e)),
+            Err(e) => reply.error(asked.refused(e)),
         }
     }
 }

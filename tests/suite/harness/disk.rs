@@ -67,11 +67,10 @@ impl LoopFs {
         ))
     }
 
-    /// The power fails and comes back: what was not written to the disk is lost. Nothing may hold the
-    /// filesystem any more when it is mounted again: `release` lets go.
+    /// From now on everything that asks the disk fails with EIO, and nothing more is written to it.
     #[allow(unsafe_code)]
     #[track_caller]
-    pub fn power_cut(&self, release: impl FnOnce()) {
+    pub fn shut_down(&self) {
         // FS_IOC_SHUTDOWN and EXT4_GOING_FLAGS_NOLOGFLUSH of fs/ext4/ext4.h.
         const SHUTDOWN: libc::c_ulong = 0x8004_587d;
         let without_flushing_the_journal: u32 = 2;
@@ -85,7 +84,13 @@ impl LoopFs {
             )
         };
         assert_eq!(done, 0, "shutdown: {}", std::io::Error::last_os_error());
-        drop(root);
+    }
+
+    /// The power fails and comes back: what was not written to the disk is lost. Nothing may hold the
+    /// filesystem any more when it is mounted again: `release` lets go.
+    #[track_caller]
+    pub fn power_cut(&self, release: impl FnOnce()) {
+        self.shut_down();
         release();
         process::wait_until("nothing holds the filesystem", || {
             unmount(self.path(), UnmountFlags::empty()).is_ok()
