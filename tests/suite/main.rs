@@ -53,6 +53,7 @@ mod union_model_layers;
 mod union_model_mounted;
 mod union_mount;
 mod union_mounted;
+mod union_peers;
 mod union_plain;
 mod union_support;
 mod union_trouble;
@@ -318,10 +319,21 @@ fn cases() -> Vec<Case> {
         cases!(STORE_ON_DISK => union::{no_copy_up_without_the_attributes}),
         cases!(VIEW => union::{a_dead_layer_is_not_an_empty_one}),
         cases!(STORE => union_model::{random_operations, random_layers_without_operations}),
+        cases!(VIEW => union_peers::{
+            names_of_252_to_255_bytes, paths_at_path_max, numbers_that_the_disk_reuses,
+            the_servers_umask, attributes_of_symlinks, a_hard_link_then_a_copy_up,
+            times_with_nanoseconds, changes_show_in_ctime, a_null_device, every_byte_in_names,
+            a_directory_of_many_entries, two_hundred_layers_of_an_image,
+        }),
+        indexed_cases!(VIEW => union_peers::{
+            names_of_252_to_255_bytes, attributes_of_symlinks, a_hard_link_then_a_copy_up,
+            times_with_nanoseconds, changes_show_in_ctime, a_null_device, every_byte_in_names,
+            a_directory_of_many_entries,
+        }),
         cases!(VIEW_ON_DISK => union_trouble::{a_layer_whose_disk_fails}),
         cases!(VIEW => union_trouble::{
             a_layer_that_vanishes, a_copy_up_that_does_not_fit, names_too_long_and_loops,
-            writes_that_do_not_fit_are_told,
+            writes_that_do_not_fit,
         }),
         cases!(BESIDE_OVERLAY => union_trouble::{a_name_too_long_for_its_whiteout}),
         cases!(VIEW => union_model_mounted::{random_operations}),
