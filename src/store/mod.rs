@@ -1,5 +1,6 @@
 //! The store on disk: its layout, staging, and unpacking of layers.
 
+mod directories;
 pub mod error;
 pub mod index;
 pub mod layout;

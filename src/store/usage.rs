@@ -1,19 +1,19 @@
 //! How much of the disk a tree takes: allocated blocks, hard links counted once, as `du` counts.
 
 use std::collections::HashSet;
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::rc::Rc;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
+use rustix::fs::{AtFlags, FileType, Stat, statat};
 use rustix::io::Errno;
 
 use super::StoreError;
+use super::directories::{self, Directories, list};
 use super::layout::open_directory;
 
 /// What a tree takes.
@@ -38,41 +38,67 @@ impl std::ops::AddAssign for Usage {
 /// Data that was written but has no blocks yet (delayed allocation) does not count: sync first
 /// where it should.
 pub fn measure(path: &Path) -> Result<Usage, StoreError> {
-    let mut usage = Usage::default();
     let Some((above, name)) = parent_of(path)? else {
+        return Ok(Usage::default());
+    };
+    measure_in(&above, &name).map_err(StoreError::at("read", path))
+}
+
+fn measure_in(above: &OwnedFd, name: &CStr) -> Result<Usage, Errno> {
+    let mut usage = Usage::default();
+    let Some(top) = if_there(statat(above, name, AtFlags::SYMLINK_NOFOLLOW))? else {
         return Ok(usage);
     };
     let mut linked = HashSet::new();
-    let mut device = None;
-    // Names with the directory they are in, not paths: a tree may be deeper than PATH_MAX. A
-    // directory is closed when the last of its entries has been looked at.
-    let mut pending = vec![(Rc::new(above), name)];
-    while let Some((directory, name)) = pending.pop() {
-        let meta = match statat(&*directory, &name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(meta) => meta,
-            // ENOTCONN: the mount point of a server that died.
-            Err(Errno::NOENT | Errno::NOTCONN) => continue,
-            Err(e) => return Err(StoreError::at("read", path)(e)),
-        };
-        if *device.get_or_insert(meta.st_dev) != meta.st_dev {
-            continue;
-        }
+    let mut count = |meta: &Stat| {
         usage.entries += 1;
-        if FileType::from_raw_mode(meta.st_mode) == FileType::Directory {
-            match list(&directory, &name) {
-                Ok((child, names)) => {
-                    let child = Rc::new(child);
-                    pending.extend(names.into_iter().map(|n| (Rc::clone(&child), n)));
-                }
-                Err(Errno::NOENT | Errno::NOTCONN) => {}
-                Err(e) => return Err(StoreError::at("read", path)(e)),
-            }
-        } else if meta.st_nlink > 1 && !linked.insert(meta.st_ino) {
-            continue;
+        let is_directory = is_directory(meta);
+        if is_directory || meta.st_nlink <= 1 || linked.insert(meta.st_ino) {
+            usage.bytes += u64::try_from(meta.st_blocks).unwrap_or(0) * 512;
         }
-        usage.bytes += u64::try_from(meta.st_blocks).unwrap_or(0) * 512;
+        is_directory
+    };
+    if !count(&top) {
+        return Ok(usage);
+    }
+    let Some(opened) = if_there(directories::open(above, name))? else {
+        return Ok(usage);
+    };
+    let mut directories = Directories::below(opened);
+    let mut pending = vec![0];
+    while let Some(number) = pending.pop() {
+        let Some(directory) = if_there(directories.open(number))? else {
+            continue;
+        };
+        for entry in list(&directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let meta = statat(&*directory, name, AtFlags::SYMLINK_NOFOLLOW);
+            if let Some(meta) = if_there(meta)?
+                && meta.st_dev == top.st_dev
+                && count(&meta)
+            {
+                pending.push(directories.add(number, name));
+            }
+        }
     }
     Ok(usage)
+}
+
+fn is_directory(meta: &Stat) -> bool {
+    FileType::from_raw_mode(meta.st_mode) == FileType::Directory
+}
+
+/// What was found, or `None` if it has vanished. (ENOTCONN: the mount point of a server that died.)
+fn if_there<T>(found: Result<T, Errno>) -> Result<Option<T>, Errno> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(Errno::NOENT | Errno::NOTCONN) => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// The directory above `path`, opened, and `path`'s name in it.
@@ -87,19 +113,6 @@ fn parent_of(path: &Path) -> Result<Option<(OwnedFd, CString)>, StoreError> {
         Err(e) if e.is_not_found() => Ok(None),
         Err(e) => Err(e),
     }
-}
-
-fn list(directory: &OwnedFd, name: &CString) -> Result<(OwnedFd, Vec<CString>), Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let child = openat(directory, name, flags, Mode::empty())?;
-    let mut names = Vec::new();
-    for entry in Dir::read_from(&child)? {
-        let entry = entry?;
-        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            names.push(entry.file_name().to_owned());
-        }
-    }
-    Ok((child, names))
 }
 
 /// The allocated bytes of one file or directory, without what is in it.

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use crate::harness::{Built, Store, tree};
+use crate::harness::{Archive, Built, Image, Layer, Run, Store, number, tree};
 use crate::samples::{app, check_app};
 
 /// What a disk, or a hand, does to a file.
@@ -216,5 +217,35 @@ pub fn cut_short_under_a_view() {
     check_app(&view);
     assert!(!view.join("new").exists());
     store.ok(&["umount", &container]);
+    store.check_at_rest();
+}
+
+/// A layer with more directories one in the other than may be open, each with another one beside it.
+pub fn deeper_than_files_may_be_open() {
+    let store = Store::new();
+    let mut layer = Layer::new();
+    let mut path = String::new();
+    for _ in 0..300 {
+        for name in ["aside", "d"] {
+            layer = layer.dir(&format!("{path}{name}"));
+        }
+        path += "d/";
+    }
+    let (archive, built) = Archive::of(&Image::new(&["deep:1"], vec![layer]));
+    let file = store.beside("deep.tar");
+    archive.write(&file);
+    for args in [
+        &["load", "-i", file.to_str().unwrap()][..],
+        &["fsck", "--deep"],
+        &["df"],
+    ] {
+        let program = store.command(args);
+        let mut limited = Command::new("sh");
+        limited.args(["-c", "ulimit -n 150; exec \"$@\"", "sh"]);
+        limited.arg(program.get_program()).args(program.get_args());
+        Run::of(&mut limited).ok();
+    }
+    let layer = store.layer(&built.chains[0]).unwrap();
+    assert_eq!(number(&layer, "entries"), 601);
     store.check_at_rest();
 }

@@ -195,7 +195,9 @@ fn cases() -> Vec<Case> {
             a_half_deleted_leftover_is_not_adopted, mount_points_in_the_store_are_refused,
             a_layer_that_cannot_be_renamed_stops_nothing_else,
         }),
-        cases!(STORE => index::{a_load_makes_them, fsck_finds_and_mends}),
+        cases!(STORE => index::{
+            a_load_makes_them, fsck_finds_and_mends, deeper_than_files_may_be_open,
+        }),
         cases!(VIEW => index::{
             a_view_makes_damaged_ones_anew, missing_ones_are_made_quietly,
             of_an_image_removed_under_its_view, cut_short_under_a_view,

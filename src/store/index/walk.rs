@@ -1,18 +1,17 @@
 //! Making a layer's index: one walk over its tree, by directory descriptors, which measures it too.
 
 use std::collections::HashMap;
-use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::rc::Rc;
 
-use rustix::fs::{Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat};
+use rustix::fs::{FileType, Stat, fstat, readlinkat};
 use rustix::io::Errno;
 
 use crate::model::DiffId;
 use crate::model::index::{Builder, IndexError, Inode, Kind, Scope, Time, is_private_xattr};
 use crate::store::StoreError;
+use crate::store::directories::{Directories, list};
 use crate::store::usage::Usage;
 use crate::sys::dirfd::{ProcPath, get_xattr, list_xattrs, proc_path, proc_path_of, stat_at};
 
@@ -79,15 +78,12 @@ fn walk_all(tree: OwnedFd, diff: &DiffId) -> io::Result<Walked> {
     count(&stat, true);
     // Handles of files with several names, by their inode number.
     let mut linked: HashMap<u64, u32> = HashMap::new();
-    // Directories to be read, with the directory that each is in: names, not paths, for the tree may
-    // be deeper than PATH_MAX. A directory is closed when the last one in it has been opened.
-    let above = Rc::new(tree);
-    let mut pending = vec![(Rc::clone(&above), c".".to_owned(), 0)];
-    drop(above);
-    while let Some((above, name, parent)) = pending.pop() {
-        let directory = Rc::new(open(&above, &name)?);
-        drop((above, name));
-        for entry in Dir::read_from(&*directory)? {
+    let mut directories = Directories::below(tree);
+    // Those that are still to be read, with their handles.
+    let mut pending = vec![(0, 0)];
+    while let Some((number, parent)) = pending.pop() {
+        let directory = directories.open(number)?;
+        for entry in list(&directory)? {
             let entry = entry?;
             let name = entry.file_name();
             if matches!(name.to_bytes(), b"." | b"..") {
@@ -125,7 +121,7 @@ fn walk_all(tree: OwnedFd, diff: &DiffId) -> io::Result<Walked> {
                 )
                 .map_err(refused)?;
             if file_type == FileType::Directory {
-                pending.push((Rc::clone(&directory), name.to_owned(), handle));
+                pending.push((directories.add(number, name), handle));
             } else if stat.st_nlink > 1 {
                 linked.insert(stat.st_ino, handle);
             }
@@ -139,16 +135,6 @@ fn walk_all(tree: OwnedFd, diff: &DiffId) -> io::Result<Walked> {
 
 fn refused(error: IndexError) -> io::Error {
     io::Error::other(error)
-}
-
-/// Opens a directory to read it. Its access time is in the index and stays what it is.
-fn open(above: &OwnedFd, name: &CString) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match openat(above, name, flags | OFlags::NOATIME, Mode::empty()) {
-        // Neither its owner nor root.
-        Err(Errno::PERM) => openat(above, name, flags, Mode::empty()),
-        other => other,
-    }
 }
 
 /// What `stat` says, as an index has it.
