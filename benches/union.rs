@@ -182,7 +182,7 @@ impl<'a> Fresh<'a> {
         // The directory is copied up with its first file: that is not measured.
         let first = self.files.pop().unwrap();
         let handle = self.union.open(first, OFlags::WRONLY, ROOT).unwrap();
-        self.union.release(handle.handle).unwrap();
+        self.union.release(handle).unwrap();
         self
     }
 
@@ -234,8 +234,8 @@ fn union(c: &mut Criterion) {
                 || fresh.borrow_mut().next(),
                 |ino| {
                     let union = &fresh.borrow().union;
-                    let opened = union.open(ino, OFlags::WRONLY, ROOT).unwrap();
-                    union.release(opened.handle).unwrap();
+                    let handle = union.open(ino, OFlags::WRONLY, ROOT).unwrap();
+                    union.release(handle).unwrap();
                 },
                 BatchSize::PerIteration,
             );

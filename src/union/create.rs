@@ -14,7 +14,6 @@ use rustix::io::Errno;
 
 use super::attr::{Attr, Caller, Kind, STORED_NULL_DEVICE};
 use super::error::{Error, Result};
-use super::file_io::Opened;
 use super::fs::{Entry, Server, Union, Upper};
 use super::inode_table::Name;
 use super::node::{Node, NodeRef};
@@ -299,7 +298,7 @@ impl Union {
     }
 
     /// Opens a new regular file, or the one that is there unless `exclusive`.
-    pub fn create(&self, new: &NewEntry<'_>, flags: OFlags) -> Result<(Entry, Opened)> {
+    pub fn create(&self, new: &NewEntry<'_>, flags: OFlags) -> Result<(Entry, u64)> {
         let made = {
             let _tree = self.tree.write();
             self.make_locked(new, What::File)
@@ -307,8 +306,8 @@ impl Union {
         let entry = match made {
             Ok((made, attr, Some(file))) => {
                 let node = made.number();
-                let opened = self.adopt_new_file(made, file);
-                return Ok((Entry { node, attr }, opened));
+                let handle = self.adopt_new_file(made, file);
+                return Ok((Entry { node, attr }, handle));
             }
             Ok((node, attr, None)) => Entry {
                 node: node.number(),
@@ -320,8 +319,8 @@ impl Union {
             }
             Err(e) => return Err(e),
         };
-        let opened = self.open(entry.node.ino(), flags, new.caller)?;
-        Ok((entry, opened))
+        let handle = self.open(entry.node.ino(), flags, new.caller)?;
+        Ok((entry, handle))
     }
 }
 

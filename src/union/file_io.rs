@@ -34,19 +34,10 @@ pub struct WriteHow {
     pub sync: bool,
 }
 
-/// A file that has been opened.
-#[derive(Debug, Clone)]
-pub struct Opened {
-    /// The handle, to be given back with `release`.
-    pub handle: u64,
-    /// The file on disk, if it is the one that all reads and writes go to for as long as its node is
-    /// known: nothing stands against using it directly.
-    pub direct: Option<Arc<OwnedFd>>,
-}
-
 impl Union {
-    /// Opens a regular file; for writing, it is copied up.
-    pub fn open(&self, ino: u64, flags: OFlags, caller: Caller) -> Result<Opened> {
+    /// Opens a regular file; for writing, it is copied up. Gives the handle, to be given back with
+    /// `release`.
+    pub fn open(&self, ino: u64, flags: OFlags, caller: Caller) -> Result<u64> {
         let node = self.node(ino)?;
         match node.kind {
             Kind::File => {}
@@ -60,10 +51,7 @@ impl Union {
         // nothing can fail any more once a copy without data has its name.
         node.files.lock().opens += 1;
         match self.open_counted(&node, writes, truncates.then_some(caller)) {
-            Ok(direct) => {
-                let handle = self.handles.add(node);
-                Ok(Opened { handle, direct })
-            }
+            Ok(()) => Ok(self.handles.add(node)),
             Err(e) => {
                 node.close();
                 Err(e)
@@ -72,13 +60,12 @@ impl Union {
     }
 
     /// Makes a file that is counted as open ready for that; `truncates` says for whom to nothing.
-    /// Gives what may be used directly.
     fn open_counted(
         &self,
         node: &Arc<Node>,
         writes: bool,
         truncates: Option<Caller>,
-    ) -> Result<Option<Arc<OwnedFd>>> {
+    ) -> Result<()> {
         if truncates.is_some() {
             self.copy_up(node, Content::None)?;
         } else if writes {
@@ -87,26 +74,31 @@ impl Union {
         let _tree = self.tree.read();
         let write = writes || truncates.is_some();
         let file = self.data_fd(node, write)?;
-        if let Some(caller) = truncates {
-            self.truncate_at_open(&file, caller)?;
+        match truncates {
+            Some(caller) => self.truncate_at_open(&file, caller),
+            None => Ok(()),
         }
-        let stays = node.is_upper() && node.metacopy().is_none();
-        Ok(stays.then_some(file))
+    }
+
+    /// The file on disk, if it is the one that all reads and writes of an open file go to for as long
+    /// as its node is known: nothing stands against using it directly.
+    pub fn direct(&self, handle: u64) -> Result<Option<Arc<OwnedFd>>> {
+        let node = self.handles.get(handle)?;
+        let _tree = self.tree.read();
+        match node.is_upper() && node.metacopy().is_none() {
+            true => Ok(Some(self.data_fd(&node, false)?)),
+            false => Ok(None),
+        }
     }
 
     /// A handle for a file that has just been made and is open already.
-    pub(super) fn adopt_new_file(&self, node: NodeRef, file: Arc<OwnedFd>) -> Opened {
+    pub(super) fn adopt_new_file(&self, node: NodeRef, file: Arc<OwnedFd>) -> u64 {
         {
             let mut files = node.files.lock();
             files.opens += 1;
-            if files.write.is_none() {
-                files.write = Some(file.clone());
-            }
+            files.write.get_or_insert(file);
         }
-        Opened {
-            handle: self.handles.add(node),
-            direct: Some(file),
-        }
+        self.handles.add(node)
     }
 
     /// The node of a file is changed by ways that this union does not see, such as a mapping of the

@@ -57,7 +57,7 @@ pub use attr::{Attr, Caller, Kind, STORED_NULL_DEVICE, SetAttr, SetTime, Time};
 pub use create::{NewEntry, What};
 pub use directory::{DirItem, Listing};
 pub use error::{Error, Result};
-pub use file_io::{Opened, WriteHow};
+pub use file_io::WriteHow;
 pub use fs::{Entry, Stale, Union};
 pub use handles::FileRef;
 pub use layers::{Layers, LowerIndex, Options};

@@ -242,7 +242,7 @@ pub fn unlinked_while_open() {
         let writer = view
             .union
             .open(entry.attr.ino, OFlags::RDWR, crate::union_support::ROOT);
-        let writer = writer.unwrap().handle;
+        let writer = writer.unwrap();
         view.union
             .write(writer, 0, b"new", WriteHow::default())
             .unwrap();

@@ -245,8 +245,7 @@ impl View {
 
     pub fn open(&self, path: &str, flags: OFlags) -> Result<u64> {
         let entry = self.entry(path)?;
-        let opened = self.union.open(entry.attr.ino, flags, ROOT)?;
-        Ok(opened.handle)
+        self.union.open(entry.attr.ino, flags, ROOT)
     }
 
     pub fn create(&self, path: &str, content: &[u8]) -> Result<()> {
@@ -259,9 +258,7 @@ impl View {
                 umask: 0,
             };
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR;
-            self.union
-                .create(&new, flags)
-                .map(|(_, opened)| opened.handle)
+            self.union.create(&new, flags).map(|(_, handle)| handle)
         })?;
         let written = self.union.write(handle, 0, content, WriteHow::default())?;
         assert_eq!(written, content.len());

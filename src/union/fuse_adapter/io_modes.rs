@@ -14,10 +14,12 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use rustix::io::Errno;
+
+use super::super::error::{Error, Result};
 
 /// The way of one open.
 #[derive(Debug)]
@@ -69,17 +71,19 @@ impl<B> IoModes<B> {
         self.state.lock().passthrough = Passthrough::Untried;
     }
 
-    /// Counts an open of an inode, and says by which way. `file` is what could be opened directly,
-    /// if anything; `register` tells the kernel of it.
+    /// Counts an open of an inode, and says by which way. `file` gives what can be opened directly,
+    /// if anything can: asked here, so that a file that was copied up meanwhile is not missed.
+    /// `register` tells the kernel of it.
     ///
     /// # Errors
-    /// That of `register`, unless it was the first attempt of all: then all go through the cache.
-    pub(super) fn open(
+    /// Those of `file`, and those of `register`, unless it was the first attempt of all: then all go
+    /// through the cache.
+    pub(super) fn open<F>(
         &self,
         ino: u64,
-        file: Option<&OwnedFd>,
-        register: impl FnOnce(&OwnedFd) -> io::Result<B>,
-    ) -> io::Result<Way<B>> {
+        file: impl FnOnce() -> Result<Option<F>>,
+        register: impl FnOnce(F) -> io::Result<B>,
+    ) -> Result<Way<B>> {
         let mut state = self.state.lock();
         if state.passthrough == Passthrough::Off {
             return Ok(Way::Cached);
@@ -91,7 +95,7 @@ impl<B> IoModes<B> {
                 None => Way::Cached,
             });
         }
-        let backing = match file.map(register).transpose() {
+        let backing = match file()?.map(register).transpose() {
             Ok(Some(backing)) => {
                 state.passthrough = Passthrough::Works;
                 Some(Arc::new(backing))
@@ -105,7 +109,10 @@ impl<B> IoModes<B> {
                 state.inodes.clear();
                 return Ok(Way::Cached);
             }
-            Err(e) => return Err(e),
+            Err(e) => {
+                let number = e.raw_os_error().unwrap_or(libc::EIO);
+                return Err(Error::Sys(Errno::from_raw_os_error(number)));
+            }
         };
         let way = match &backing {
             Some(backing) => Way::Direct(backing.clone()),
@@ -133,11 +140,7 @@ impl<B> IoModes<B> {
 mod tests {
     use super::*;
 
-    fn file() -> OwnedFd {
-        std::fs::File::open("/dev/null").unwrap().into()
-    }
-
-    fn is_direct(way: io::Result<Way<u8>>) -> Option<u8> {
+    fn is_direct(way: Result<Way<u8>>) -> Option<u8> {
         match way.unwrap() {
             Way::Cached => None,
             Way::Direct(backing) => Some(*backing),
@@ -146,37 +149,43 @@ mod tests {
 
     #[test]
     fn the_first_open_decides_for_all() {
-        let (modes, file) = (IoModes::new(), file());
-        let no = |_: &OwnedFd| -> io::Result<u8> { panic!("asked without need") };
-        assert_eq!(is_direct(modes.open(7, Some(&file), no)), None);
+        let modes = IoModes::new();
+        let can = || Ok(Some(()));
+        let cannot = || Ok(None);
+        let no = |()| -> io::Result<u8> { panic!("asked without need") };
+        assert_eq!(is_direct(modes.open(7, can, no)), None);
         modes.allow_direct();
-        assert_eq!(is_direct(modes.open(1, Some(&file), |_| Ok(11))), Some(11));
-        assert_eq!(is_direct(modes.open(1, Some(&file), no)), Some(11));
-        // Opened when it could not be passed through yet.
-        assert_eq!(is_direct(modes.open(1, None, no)), Some(11));
-        assert_eq!(is_direct(modes.open(2, None, no)), None);
-        assert_eq!(is_direct(modes.open(2, Some(&file), no)), None);
+        assert_eq!(is_direct(modes.open(1, can, |()| Ok(11))), Some(11));
+        assert_eq!(is_direct(modes.open(1, can, no)), Some(11));
+        assert_eq!(is_direct(modes.open(1, cannot, no)), Some(11));
+        assert_eq!(is_direct(modes.open(2, cannot, no)), None);
+        assert_eq!(is_direct(modes.open(2, can, no)), None);
         modes.close(2);
-        assert_eq!(is_direct(modes.open(2, Some(&file), no)), None);
+        assert_eq!(is_direct(modes.open(2, can, no)), None);
         modes.close(2);
         modes.close(2);
-        assert_eq!(is_direct(modes.open(2, Some(&file), |_| Ok(12))), Some(12));
+        assert_eq!(is_direct(modes.open(2, can, |()| Ok(12))), Some(12));
         for _ in 0..3 {
             modes.close(1);
         }
-        assert_eq!(is_direct(modes.open(1, Some(&file), |_| Ok(13))), Some(13));
+        assert_eq!(is_direct(modes.open(1, can, |()| Ok(13))), Some(13));
         // What works does not turn into something else.
-        let full = |_: &OwnedFd| Err(io::ErrorKind::OutOfMemory.into());
-        assert!(modes.open(3, Some(&file), full).is_err());
+        let full = |()| Err(io::Error::from_raw_os_error(libc::ENOMEM));
+        let refused = modes.open(3, can, full).map(|way| is_direct(Ok(way)));
+        assert_eq!(refused, Err(Error::Sys(Errno::NOMEM)));
+        let failed = modes.open(3, || Err::<Option<()>, _>(Error::Stale), no);
+        assert_eq!(failed.map(|way| is_direct(Ok(way))), Err(Error::Stale));
+        assert_eq!(is_direct(modes.open(3, can, |()| Ok(14))), Some(14));
     }
 
     #[test]
     fn where_the_kernel_refuses_it() {
-        let (modes, file) = (IoModes::<u8>::new(), file());
+        let modes = IoModes::<u8>::new();
         modes.allow_direct();
-        let refused = |_: &OwnedFd| Err(io::ErrorKind::PermissionDenied.into());
-        assert_eq!(is_direct(modes.open(1, Some(&file), refused)), None);
-        assert_eq!(is_direct(modes.open(1, Some(&file), |_| Ok(1))), None);
+        let can = || Ok(Some(()));
+        let refused = |()| Err(io::ErrorKind::PermissionDenied.into());
+        assert_eq!(is_direct(modes.open(1, can, refused)), None);
+        assert_eq!(is_direct(modes.open(1, can, |()| Ok(1))), None);
         modes.close(1);
     }
 }

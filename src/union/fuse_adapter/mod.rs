@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -26,7 +27,7 @@ use rustix::fs::{OFlags, XattrFlags};
 use super::attr::{Kind, SetAttr};
 use super::create::What;
 use super::error::{Error, Result};
-use super::file_io::{Opened, WriteHow};
+use super::file_io::WriteHow;
 use super::fs::{Entry, Union};
 use super::rename::RenameHow;
 use super::session::IoMode;
@@ -67,26 +68,22 @@ impl Adapter {
     fn way(
         &self,
         ino: u64,
-        opened: &Opened,
+        handle: u64,
         flags: OFlags,
-        register: impl FnOnce(&OwnedFd) -> io::Result<BackingId>,
+        register: impl FnOnce(Arc<OwnedFd>) -> io::Result<BackingId>,
     ) -> Result<Way<BackingId>> {
-        match self.modes.open(ino, opened.direct.as_deref(), register) {
-            Ok(way) => {
-                if is_mappable(flags) && matches!(way, Way::Direct(_)) {
-                    // The kernel tells nobody what a mapping changes.
-                    self.union.changes_unseen(ino);
-                }
-                Ok(way)
-            }
-            Err(e) => {
-                if let Err(e) = self.union.release(opened.handle) {
+        let way = self.modes.open(ino, || self.union.direct(handle), register);
+        match &way {
+            // The kernel tells nobody what a mapping changes.
+            Ok(Way::Direct(_)) if is_mappable(flags) => self.union.changes_unseen(ino),
+            Ok(_) => {}
+            Err(_) => {
+                if let Err(e) = self.union.release(handle) {
                     tracing::warn!("a file that could not be opened stays open: {e}");
                 }
-                let number = e.raw_os_error().unwrap_or(libc::EIO);
-                Err(Error::Sys(rustix::io::Errno::from_raw_os_error(number)))
             }
         }
+        way
     }
 
     /// A request has come: on a node, or a name in a directory.
@@ -340,12 +337,13 @@ impl Filesystem for Adapter {
             return reply.error(Errno::ENOSYS);
         }
         let flags = open_flags(flags.0);
-        let opened = match self.union.open(ino.0, flags, caller(request)) {
-            Ok(opened) => opened,
+        let handle = match self.union.open(ino.0, flags, caller(request)) {
+            Ok(handle) => handle,
             Err(e) => return reply.error(asked.refused(e)),
         };
-        let handle = FileHandle(opened.handle);
-        match self.way(ino.0, &opened, flags, |file| reply.open_backing(file)) {
+        let way = self.way(ino.0, handle, flags, |file| reply.open_backing(file));
+        let handle = FileHandle(handle);
+        match way {
             Ok(Way::Cached) => reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE),
             Ok(Way::Direct(backing)) => {
                 reply.opened_passthrough(handle, FopenFlags::empty(), &backing);
@@ -371,12 +369,12 @@ impl Filesystem for Adapter {
         }
         let new = new_entry(request, parent, name, mode, umask);
         let flags = open_flags(flags);
-        let (Entry { node, mut attr }, opened) = match self.union.create(&new, flags) {
+        let (Entry { node, mut attr }, handle) = match self.union.create(&new, flags) {
             Ok(made) => made,
             Err(e) => return reply.error(asked.refused(e)),
         };
-        let handle = FileHandle(opened.handle);
-        let way = self.way(node.ino(), &opened, flags, |file| reply.open_backing(file));
+        let way = self.way(node.ino(), handle, flags, |file| reply.open_backing(file));
+        let handle = FileHandle(handle);
         attr.fleeting |= is_mappable(flags) && matches!(way, Ok(Way::Direct(_)));
         let (lifetime, attr) = (lifetime(&attr), file_attr(&attr));
         match way {
