@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use crate::harness::store::is_mounted;
 use crate::harness::tree::{self, Entry};
 use crate::harness::{Archive, Built, Image, Layer, Run, Store, noise, number, wait_until};
 use crate::samples::{app, check_app};
+use crate::union_support::get_xattr;
 
 /// The calls by which layerctl changes the store.
 const CHANGES: [&str; 14] = [
@@ -501,4 +503,110 @@ pub fn a_server_killed_under_open_files() {
     check_app(&view);
     store.ok(&["umount", &container]);
     store.check_at_rest();
+}
+
+/// The server dies while it copies a file up, its metadata first and then its data: the file is as
+/// it was or as it was to be, with everything that copying disturbs.
+pub fn servers_killed_while_copying_up() {
+    const CALLS: [&str; 8] = [
+        "setxattr",
+        "removexattr",
+        "ftruncate,fallocate",
+        "pwrite64,copy_file_range",
+        "fsync,fdatasync",
+        "utimensat",
+        "fchownat,chmod,fchmodat",
+        "renameat2,linkat,unlinkat",
+    ];
+    let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let old = noise(1, 300_000);
+    let new = [b"new", &old[3..]].concat();
+    let layer = Layer::new()
+        .file("program", old.clone())
+        .mode(0o4755)
+        .xattr("security.capability", capability);
+    let store = Store::new();
+    store.load(&Image::new(&["app:1"], vec![layer]));
+    let mut killed = 0;
+    for calls in CALLS {
+        for k in moments() {
+            let (container, view) = store.create_mounted("app:1");
+            let before = fs::metadata(view.join("program")).unwrap();
+            let mut strace = Attached::new(&store, calls, k);
+            let mut ops = Command::new("sh");
+            ops.args([
+                "-c",
+                "chmod 4711 program && printf new | dd conv=notrunc of=program",
+            ]);
+            let run = Run::of(ops.current_dir(&view));
+            if run.code != Some(0) {
+                wait_until("strace tells of the kill", || strace.has_killed());
+            }
+            let was_killed = strace.has_killed();
+            let unmounted = store.run(&["umount", &container]);
+            assert!(was_killed || unmounted.code == Some(0), "{unmounted:#?}");
+            strace.0.wait().unwrap();
+            let view = store.mount(&container);
+            let (path, at) = (view.join("program"), format!("{calls} {k}"));
+            let after = fs::metadata(&path).unwrap();
+            let content = fs::read(&path).unwrap();
+            assert!([0o4755, 0o4711].contains(&(after.mode() & 0o7777)), "{at}");
+            if content == old {
+                let times = [&before, &after].map(|meta| meta.modified().unwrap());
+                assert_eq!(times[0], times[1], "{at}");
+                let value = get_xattr(&path, "security.capability");
+                assert_eq!(value.as_deref(), Some(&capability[..]), "{at}");
+            } else {
+                assert!(content == new, "{at}");
+            }
+            fs::write(&path, "written").unwrap();
+            store.ok(&["rm", "-f", &container]);
+            if !was_killed {
+                break;
+            }
+            killed += 1;
+        }
+    }
+    assert!(
+        killed >= 10,
+        "only {killed} kills: strace does not work here?"
+    );
+}
+
+/// A server that is killed as one of its threads enters the k-th of these calls.
+struct Attached(Child, PathBuf);
+
+impl Attached {
+    fn new(store: &Store, calls: &str, k: u32) -> Attached {
+        let server = store.server();
+        let log = store.beside("strace");
+        let set: Vec<String> = calls.split(',').map(|call| format!("?{call}")).collect();
+        let set = set.join(",");
+        let mut strace = Command::new("strace");
+        strace
+            .args(["-f", "-q", "-p", &server.to_string(), "-o"])
+            .arg(&log);
+        strace.args(["-e", &format!("trace={set}")]);
+        strace.args(["-e", &format!("inject={set}:signal=KILL:when={k}")]);
+        strace
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let strace = strace.spawn().unwrap();
+        wait_until("strace follows all threads of the server", || {
+            let threads = fs::read_dir(format!("/proc/{server}/task")).unwrap();
+            threads.map(Result::unwrap).all(|thread| {
+                let status = fs::read_to_string(thread.path().join("status")).unwrap();
+                status.contains("TracerPid:\t") && !status.contains("TracerPid:\t0\n")
+            })
+        });
+        Attached(strace, log)
+    }
+
+    /// Whether it was killed so far: strace may not have told yet.
+    fn has_killed(&mut self) -> bool {
+        let told =
+            |log: &Path| fs::read_to_string(log).is_ok_and(|log| log.contains("killed by SIGKILL"));
+        told(&self.1) || self.0.try_wait().unwrap().is_some()
+    }
 }

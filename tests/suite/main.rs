@@ -170,7 +170,7 @@ fn cases() -> Vec<Case> {
         cases!(STRACE => syncs::{names_are_synced_once, a_new_container_is_synced}),
         cases!(STRACE_VIEW => crash::{
             killed_loads, killed_removals_under_a_view, killed_collections, killed_unmounts,
-            killed_mounts, servers_killed_while_reclaiming,
+            killed_mounts, servers_killed_while_reclaiming, servers_killed_while_copying_up,
         }),
         cases!(STORE => crash::{loads_killed_by_the_clock}),
         cases!(VIEW => crash::{
