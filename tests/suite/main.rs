@@ -290,6 +290,9 @@ fn cases() -> Vec<Case> {
             unlinked_while_open, cut_off_without_a_copy, no_space_to_complete,
             data_that_have_vanished, what_a_crash_leaves, metacopies_in_layers,
         }),
+        cases!([STORE_ON_DISK, &[Need::Tool("mkfs.xfs")]].concat() => metacopy::{
+            data_are_shared_where_the_disk_can,
+        }),
         cases!(STORE_ON_DISK => metacopy::{
             a_redirect_that_does_not_fit, a_power_cut_after_the_copy_was_completed,
         }),

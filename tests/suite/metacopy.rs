@@ -6,7 +6,9 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use layerctl::union::{Attr, Error, Options, RenameHow, SetAttr, SetTime, Time, Union, WriteHow};
+use layerctl::union::{
+    Attr, Error, Layers, Options, RenameHow, SetAttr, SetTime, Time, Union, WriteHow,
+};
 use rustix::fs::{OFlags, XattrFlags};
 use rustix::io::Errno;
 
@@ -580,4 +582,39 @@ pub fn a_power_cut_after_the_copy_was_completed() {
     assert_eq!(now.attr("changed").unwrap().mode, 0o644);
     assert!(read(&now, "changed") == content());
     drop(now);
+}
+
+/// On a disk that can, the copy shares the data of the layer: at once, and after its metadata alone.
+pub fn data_are_shared_where_the_disk_can() {
+    let disk = LoopFs::with_reflinks();
+    for name in ["layer", "upper", "work"] {
+        fs::create_dir(disk.path().join(name)).unwrap();
+    }
+    let size = 8 << 20;
+    for name in ["whole", "completed"] {
+        let file = File::create(disk.path().join("layer").join(name)).unwrap();
+        file.write_all_at(&noise(3, size), 0).unwrap();
+        file.set_len(3 * size as u64).unwrap();
+    }
+    let open = |name: &str| open_dir(&disk.path().join(name));
+    let layers = Layers {
+        lowers: vec![open("layer")],
+        index: None,
+        upper: Some(open("upper")),
+        work: Some(open("work")),
+    };
+    let view = View {
+        union: Union::new(layers, Options::default()).unwrap(),
+    };
+    let before = disk.free_bytes();
+    view.setattr("completed", &mode(0o600)).unwrap();
+    for name in ["whole", "completed"] {
+        view.write(name, 0, b"new").unwrap();
+        let written = [b"new", &noise(3, size)[3..]].concat();
+        let copy = fs::read(disk.path().join("upper").join(name)).unwrap();
+        assert_eq!(copy.len(), 3 * size);
+        assert!(copy[..size] == written && copy[size..].iter().all(|byte| *byte == 0));
+    }
+    let used = before - disk.free_bytes();
+    assert!(used < 2 << 20, "{used} bytes for two copies of {size}");
 }

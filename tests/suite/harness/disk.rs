@@ -9,7 +9,7 @@ use rustix::mount::{UnmountFlags, unmount};
 
 use super::{Run, process};
 
-/// An ext4 of its own on a loop device; unmounted and deleted when dropped.
+/// An ext4, or an XFS, of its own on a loop device; unmounted and deleted when dropped.
 #[derive(Debug)]
 pub struct LoopFs {
     dir: tempfile::TempDir,
@@ -30,7 +30,29 @@ impl LoopFs {
         LoopFs::try_new(mib, &[&size]).unwrap_or_else(|why| panic!("loop ext4: {why}"))
     }
 
+    /// An XFS whose files may share their data.
+    #[track_caller]
+    pub fn with_reflinks() -> LoopFs {
+        // The smallest that mkfs.xfs makes; the image is sparse.
+        LoopFs::formatted(300, "mkfs.xfs", &["-q", "-mreflink=1"])
+            .unwrap_or_else(|why| panic!("loop XFS: {why}"))
+    }
+
     fn try_new(mib: u64, more_options: &[&str]) -> Result<LoopFs, String> {
+        // No reserved blocks and no lazy initialisation: the counters move by what the test does.
+        let options = [
+            &[
+                "-q",
+                "-F",
+                "-m0",
+                "-Elazy_itable_init=0,lazy_journal_init=0",
+            ],
+            more_options,
+        ];
+        LoopFs::formatted(mib, "mkfs.ext4", &options.concat())
+    }
+
+    fn formatted(mib: u64, mkfs: &str, options: &[&str]) -> Result<LoopFs, String> {
         let step = |e: std::io::Error| e.to_string();
         let below = image_dir();
         std::fs::create_dir_all(&below).map_err(step)?;
@@ -43,17 +65,7 @@ impl LoopFs {
         file.set_len(mib << 20).map_err(step)?;
         let disk = LoopFs { dir };
         std::fs::create_dir(disk.path()).map_err(step)?;
-        // No reserved blocks and no lazy initialisation: the counters move by what the test does.
-        let options = [
-            &[
-                "-q",
-                "-F",
-                "-m0",
-                "-Elazy_itable_init=0,lazy_journal_init=0",
-            ],
-            more_options,
-        ];
-        done(command("mkfs.ext4", &options.concat(), &[&image]))?;
+        done(command(mkfs, options, &[&image]))?;
         disk.mount()?;
         Ok(disk)
     }
