@@ -9,6 +9,7 @@ pub mod map;
 pub mod mounts;
 pub mod processes;
 pub mod remove_tree;
+pub mod writeback;
 
 use std::io;
 

@@ -11,10 +11,19 @@ use rustix::io::Errno;
 use super::error::Result;
 use super::layers::{SELINUX, is_private_xattr};
 use crate::sys::dirfd;
+use crate::sys::writeback::begin_writeback;
+
+/// How much is copied before the disk is asked to begin writing it, in bytes.
+const PIECE: usize = 32 << 20;
 
 /// Copies `size` bytes, sharing them with the source where the file system can, and leaving holes
-/// where the source has them.
-pub(super) fn copy_data(source: impl AsFd, target: impl AsFd, size: u64) -> Result<()> {
+/// where the source has them. What is to be synced after that is written while it is copied.
+pub(super) fn copy_data(
+    source: impl AsFd,
+    target: impl AsFd,
+    size: u64,
+    to_sync: bool,
+) -> Result<()> {
     if size == 0 || rustix::fs::ioctl_ficlone(&target, &source).is_ok() {
         return Ok(());
     }
@@ -24,7 +33,7 @@ pub(super) fn copy_data(source: impl AsFd, target: impl AsFd, size: u64) -> Resu
             Some(range) => range,
             None => break,
         };
-        copy_range(&source, &target, start, end)?;
+        copy_range(&source, &target, start, end, to_sync)?;
         at = end;
     }
     // A hole at the end.
@@ -44,14 +53,22 @@ fn next_data(source: impl AsFd, from: u64, size: u64) -> Result<Option<(u64, u64
     Ok((start < size).then_some((start, end.min(size))))
 }
 
-fn copy_range(source: impl AsFd, target: impl AsFd, start: u64, end: u64) -> Result<()> {
+fn copy_range(
+    source: impl AsFd,
+    target: impl AsFd,
+    start: u64,
+    end: u64,
+    to_sync: bool,
+) -> Result<()> {
     let (mut from, mut to) = (start, start);
     while from < end {
-        let len = usize::try_from(end - from)
-            .unwrap_or(usize::MAX)
-            .min(1 << 30);
+        let len = usize::try_from(end - from).unwrap_or(usize::MAX).min(PIECE);
         match rustix::fs::copy_file_range(&source, Some(&mut from), &target, Some(&mut to), len) {
-            Ok(n) if n > 0 => {}
+            Ok(n) if n > 0 => {
+                if to_sync && n == PIECE {
+                    begin_writeback(&target, to - n as u64, n as u64);
+                }
+            }
             // None: some file systems cannot, and do not say so.
             Ok(_)
             | Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM) => {

@@ -166,8 +166,9 @@ impl Union {
                     let file = opened.insert(file);
                     if content != Content::None && size > 0 {
                         let source = dirfd::reopen_noatime(&*source.data, OFlags::RDONLY)?;
-                        copy_data(source, &*file, size)?;
-                        to_sync = Some(file).filter(|_| !self.options.volatile);
+                        let durable = !self.options.volatile;
+                        copy_data(source, &*file, size, durable)?;
+                        to_sync = Some(file).filter(|_| durable);
                     }
                 }
             }

@@ -348,7 +348,7 @@ impl Union {
                 tracing::error!("{path} of the layers is not the file that was copied up");
                 return Err(Errno::IO.into());
             }
-            copy_data(source, file, size)?;
+            copy_data(source, file, size, !self.options.volatile)?;
             note.restore(file)?;
             if !self.options.volatile {
                 // Before the mark that the data are elsewhere goes.
