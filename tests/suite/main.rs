@@ -246,6 +246,7 @@ fn cases() -> Vec<Case> {
             owners_are_mapped, options_of_the_view,
         }),
         cases!([UNSHARE_VIEW, &[Need::Overlay]].concat() => overlay::{by_mount}),
+        cases!([UNSHARE_VIEW, &[Need::Tool("setfattr")]].concat() => overlay::{in_a_user_namespace}),
         cases!([VIEW, python, &[Need::Tool("git"), Need::Tool("gcc")]].concat() => overlay::{real_programs}),
         cases!(STORE_ON_DISK => power::{
             a_finished_load_is_on_disk, a_finished_removal_is_on_disk, loads_cut_short,

@@ -502,3 +502,35 @@ print(open("mapped", "rb").read()[4096:4101])'
     assert_eq!(said, "12497500\nb'hello'\n42\n");
     it.umount();
 }
+
+/// Root of a user namespace alone, as rootless Podman has it: no `trusted` attributes, no devices,
+/// and files of owners that have no place there.
+pub fn in_a_user_namespace() {
+    let it = Plain::new();
+    put(&it.at("bottom"), "stranger", "of another owner");
+    chown(it.at("bottom/stranger"), Some(7), Some(8)).unwrap();
+    put(&it.at("bottom"), "gone", "");
+    let script = r#"
+        mount() { "$0" overlay -o lowerdir=top:bottom,upperdir=upper,workdir=work$1 mnt; }
+        mount ''
+        echo new > mnt/both; rm mnt/gone; mv mnt/dir mnt/moved; mkdir mnt/dir; touch mnt/dir/in
+        chmod 600 mnt/moved/file; setfattr -n user.note -v x mnt/both
+        echo x 2>/dev/null >> mnt/stranger || echo refused
+        cat mnt/stranger; umount mnt
+        mount ,squash_to_root
+        (cd mnt; ls; ls dir moved; cat moved/file; stat -c '%a %U' moved/file stranger)
+        echo x > mnt/stranger; cat mnt/stranger; umount mnt"#;
+    let args = ["-Urm", "bash", "-euc", script, LAYERCTL];
+    let said = it.run("unshare", &args).ok();
+    let expected = "refused\nof another ownerboth\ndir\nmoved\nstranger\ndir:\nin\n\nmoved:\nfile\nfrom the bottom600 root\n644 root\nx\n";
+    assert_eq!(said, expected);
+    let gone = fs::symlink_metadata(it.at("upper/gone")).unwrap();
+    assert_eq!(
+        gone.mode() & 0o170_000,
+        0o020_000,
+        "a whiteout may be made there"
+    );
+    let opaque = crate::union_support::get_xattr(&it.at("upper/dir"), "user.overlay.opaque");
+    assert_eq!(opaque.as_deref(), Some(&b"y"[..]));
+    it.wait_for_the_server_to_end();
+}
