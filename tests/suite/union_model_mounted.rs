@@ -440,10 +440,13 @@ struct Listing {
 impl Listing {
     fn now(&self) -> BTreeSet<String> {
         let path = format!("/proc/self/fd/{}", self.model.as_raw_fd());
-        let entries = fs::read_dir(path).unwrap();
-        entries
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect()
+        let entries = fs::read_dir(path).unwrap().map(|entry| match entry {
+            Ok(entry) => Some(entry.file_name().into_string().unwrap()),
+            // It has been removed.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => panic!("{e}"),
+        });
+        entries.map_while(|name| name).collect()
     }
 
     fn changed(&mut self) {
@@ -459,7 +462,11 @@ impl Listing {
         let mut dir = RawDir::new(self.view.as_fd(), &mut buffer);
         let mut some = false;
         while let Some(entry) = dir.next() {
-            let entry = entry.unwrap();
+            let entry = match entry {
+                // As the model's, which has been removed.
+                Err(Errno::NOENT) if self.model.metadata().unwrap().nlink() == 0 => return false,
+                entry => entry.unwrap(),
+            };
             some = true;
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             let name = name.to_str().unwrap().to_owned();
