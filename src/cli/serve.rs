@@ -8,8 +8,10 @@
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::ValueEnum as _;
+use parking_lot::Mutex;
 use tracing::{error, info};
 
 use super::context::Context;
@@ -306,10 +308,14 @@ fn mount_pinned(
         io: service.io.into(),
         ..MountOptions::default()
     };
-    let mounted = mount(union, &service.mountpoint, &options).map_err(at(service, "mount"))?;
     let (store, view) = (cx.store.clone(), pins.view.clone());
-    // Detached, not killed: those who still have files open keep them.
+    let mounting = Arc::new(Mutex::new(()));
+    let until_mounted = mounting.clone();
+    let mount_point = mounting.lock();
+    // Detached, not killed: those who still have files open keep them. From before it is mounted on,
+    // for what is told then must not end a server that has a mount by a moment later.
     on_interrupt(move || {
+        let _mounted = until_mounted.lock();
         detach(&store, &view.container);
         let noted = Db::open(&store.database())
             .and_then(|mut db| db.write(|tx| tx.set_view_detached(&view)));
@@ -317,6 +323,8 @@ fn mount_pinned(
             error!("{e}");
         }
     })?;
+    let mounted = mount(union, &service.mountpoint, &options).map_err(at(service, "mount"))?;
+    drop(mount_point);
     Ok(mounted)
 }
 
