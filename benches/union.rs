@@ -10,15 +10,15 @@
 
 use std::fs::{self, File};
 use std::hint::black_box;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use layerctl::model::DiffId;
-use layerctl::model::index::{Builder, Index, Inode, Kind, Scope, Time, merge};
-use layerctl::sys::map::Map;
-use layerctl::union::{Caller, Layers, Options, ROOT_INO, SetAttr, Union};
+use layerctl::model::{DiffId, ImageId};
+use layerctl::store::Store;
+use layerctl::store::index::{LayerAt, merged};
+use layerctl::union::{Caller, Layers, LowerIndex, Options, ROOT_INO, SetAttr, Union};
 use rustix::fs::OFlags;
 
 const ROOT: Caller = Caller { uid: 0, gid: 0 };
@@ -57,18 +57,11 @@ impl Ground {
         for number in 0..SMALL {
             fs::write(lowest.join(format!("small/{number}")), [7; 4096]).unwrap();
         }
-        if indexed {
-            let layers: Vec<Index<Vec<u8>>> = (0..LAYERS)
-                .map(|layer| Index::open(index_of(&ground.layer(layer))).unwrap())
-                .collect();
-            let merged = merge(&layers.iter().collect::<Vec<_>>()).unwrap();
-            fs::write(ground.below.path().join("index"), merged).unwrap();
-        }
         ground
     }
 
     fn layer(&self, number: usize) -> PathBuf {
-        self.below.path().join(format!("l{number}"))
+        self.below.path().join(format!("l{number}/tree"))
     }
 
     /// A union that nothing has been asked of, with an empty upper directory.
@@ -81,10 +74,10 @@ impl Ground {
             fs::create_dir(&path).unwrap();
             open(&path)
         };
-        let index = || Index::open(Map::of(&open_file(&self.below.path().join("index"))).unwrap());
+        let trees: Vec<PathBuf> = (0..LAYERS).map(|layer| self.layer(layer)).collect();
         let layers = Layers {
-            index: self.indexed.then(|| index().unwrap()),
-            lowers: (0..LAYERS).map(|layer| open(&self.layer(layer))).collect(),
+            index: self.indexed.then(|| index_of(self.below.path(), &trees)),
+            lowers: trees.iter().map(|tree| open(tree)).collect(),
             upper: Some(changed("upper")),
             work: Some(changed("work")),
         };
@@ -96,57 +89,30 @@ impl Ground {
     }
 }
 
-fn open_file(path: &Path) -> File {
-    File::open(path).unwrap()
+fn open(path: &Path) -> OwnedFd {
+    File::open(path).unwrap().into()
 }
 
-fn open(path: &Path) -> std::os::fd::OwnedFd {
-    open_file(path).into()
-}
-
-/// The index of a layer that has directories and files alone.
-fn index_of(root: &Path) -> Vec<u8> {
-    let inode = |path: &Path| {
-        let meta = fs::symlink_metadata(path).unwrap();
-        let time = |secs, nanos: i64| Time {
-            secs,
-            nanos: nanos as u32,
-        };
-        Inode {
-            kind: if meta.is_dir() {
-                Kind::Directory
-            } else {
-                Kind::File
-            },
-            opaque: false,
-            mode: meta.mode() & 0o7777,
-            uid: meta.uid(),
-            gid: meta.gid(),
-            size: meta.size(),
-            blocks: meta.blocks(),
-            atime: time(meta.atime(), meta.atime_nsec()),
-            mtime: time(meta.mtime(), meta.mtime_nsec()),
-            ctime: time(meta.ctime(), meta.ctime_nsec()),
-            nlink: 0,
-            rdev: 0,
-            layer: 0,
-        }
-    };
-    let diff = DiffId::of(root.as_os_str().as_encoded_bytes());
-    let mut index = Builder::new(Scope::Layer, vec![diff], &inode(root), []);
-    let mut todo = vec![(root.to_owned(), 0)];
-    while let Some((dir, at)) = todo.pop() {
-        for entry in fs::read_dir(dir).unwrap() {
-            let entry = entry.unwrap();
-            let name = entry.file_name();
-            let path = entry.path();
-            let added = index.add(at, name.as_encoded_bytes(), &inode(&path), &[], []);
-            if entry.file_type().unwrap().is_dir() {
-                todo.push((path, added.unwrap()));
-            }
-        }
-    }
-    index.finish().unwrap()
+/// The index of layers, as a store makes it of its own.
+fn index_of(below: &Path, layers: &[PathBuf]) -> LowerIndex {
+    let store = Store::open(&below.join("store")).unwrap();
+    store.furnish().unwrap();
+    let opened: Vec<(DiffId, OwnedFd)> = layers
+        .iter()
+        .map(|tree| {
+            let directory = tree.parent().unwrap();
+            let diff = DiffId::of(directory.as_os_str().as_encoded_bytes());
+            (diff, open(directory))
+        })
+        .collect();
+    let layers: Vec<LayerAt<'_>> = opened
+        .iter()
+        .map(|(diff, directory)| LayerAt {
+            diff,
+            directory: directory.as_fd(),
+        })
+        .collect();
+    merged(&store, &ImageId::of(b"image"), &layers).unwrap()
 }
 
 /// The number of what a path leads to; all on the way is held until the union goes.

@@ -93,7 +93,7 @@ pub fn numbers_are_those_of_the_index() {
 /// there, nothing is changed, the server lives on.
 pub fn an_index_cut_short_under_its_view() {
     with_index(|| {
-        let length = |dirs: &Dirs| fs::metadata(dirs.path("index")).unwrap().len();
+        let length = |dirs: &Dirs| fs::metadata(dirs.index_file()).unwrap().len();
         for pages_left in [true, false] {
             let dirs = Dirs::new(2);
             for n in 0..200 {
@@ -107,7 +107,7 @@ pub fn an_index_cut_short_under_its_view() {
             let dir = view.entry("dir").unwrap();
             view.create("new", b"in the upper layer").unwrap();
             let cut = if pages_left { length(&dirs) - 1 } else { 100 };
-            let index = File::options().write(true).open(dirs.path("index"));
+            let index = File::options().write(true).open(dirs.index_file());
             index.unwrap().set_len(cut).unwrap();
             let failed = Error::Sys(Errno::IO);
             for _ in 0..2 {

@@ -4,14 +4,17 @@
 use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use layerctl::model::{DiffId, ImageId};
+use layerctl::store::Store;
+use layerctl::store::index::{LayerAt, merged};
 use layerctl::union::{
-    Attr, Caller, Entry, Error, Layers, NewEntry, Options, ROOT_INO, RenameHow, SetAttr, Union,
-    What, WriteHow,
+    Attr, Caller, Entry, Error, Layers, LowerIndex, NewEntry, Options, ROOT_INO, RenameHow,
+    SetAttr, Union, What, WriteHow,
 };
 use rustix::fs::{FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
@@ -38,9 +41,14 @@ pub fn is_indexed() -> bool {
     WITH_INDEX.get()
 }
 
-/// Opens `l0` to `lN` in a directory, with `upper` and `work` in another.
+/// Where a layer of a directory is: `lN/tree`, as a store has it.
+pub fn layer_in(below: &Path, layer: usize) -> PathBuf {
+    below.join(format!("l{layer}/tree"))
+}
+
+/// Opens the layers of a directory, with `upper` and `work` in another.
 pub fn open_layers(below: &Path, changes: &Path, layers: usize, indexed: bool) -> Layers {
-    let layers: Vec<PathBuf> = (0..layers).map(|l| below.join(format!("l{l}"))).collect();
+    let layers: Vec<PathBuf> = (0..layers).map(|layer| layer_in(below, layer)).collect();
     Layers {
         index: indexed.then(|| index(below, &layers)),
         lowers: layers.iter().map(|layer| open_dir(layer)).collect(),
@@ -69,7 +77,7 @@ impl Dirs {
             plain: None,
         };
         for layer in 0..layers {
-            fs::create_dir(dirs.layer(layer)).unwrap();
+            fs::create_dir_all(dirs.layer(layer)).unwrap();
         }
         dirs
     }
@@ -98,8 +106,14 @@ impl Dirs {
         self.temp.path().join(name)
     }
 
+    /// The index that the latest view was made with.
+    pub fn index_file(&self) -> PathBuf {
+        let image = ImageId::of(b"image");
+        self.path(&format!("store/images/{}/index", image.hex()))
+    }
+
     pub fn layer(&self, layer: usize) -> PathBuf {
-        self.path(&format!("l{layer}"))
+        layer_in(self.temp.path(), layer)
     }
 
     pub fn upper(&self) -> PathBuf {
@@ -336,127 +350,41 @@ impl View {
     }
 }
 
-/// The index of all layers together, written below a directory.
-fn index(below: &Path, layers: &[PathBuf]) -> layerctl::union::LowerIndex {
-    use layerctl::model::index::{Index, merge};
-    let layers: Vec<_> = layers
+/// The index of all layers together, as a store makes it of its own: each lies in a directory as `tree`.
+fn index(below: &Path, layers: &[PathBuf]) -> LowerIndex {
+    let (store, image) = indexing_store(below);
+    let opened: Vec<(DiffId, OwnedFd)> = layers
         .iter()
-        .map(|layer| Index::open(index_of(layer)).unwrap())
+        .map(|tree| {
+            let directory = tree.parent().unwrap();
+            // Of an earlier view: the layer may be another since.
+            if directory.join("index").exists() {
+                fs::remove_file(directory.join("index")).unwrap();
+            }
+            let diff = DiffId::of(directory.as_os_str().as_bytes());
+            (diff, open_dir(directory))
+        })
         .collect();
-    let bytes = merge(&layers.iter().collect::<Vec<_>>()).unwrap();
-    let path = below.join("index");
-    fs::write(&path, bytes).unwrap();
-    Index::open(layerctl::sys::map::Map::of(&File::open(&path).unwrap()).unwrap()).unwrap()
+    let layers: Vec<LayerAt<'_>> = opened
+        .iter()
+        .map(|(diff, directory)| LayerAt {
+            diff,
+            directory: directory.as_fd(),
+        })
+        .collect();
+    merged(&store, &image, &layers).unwrap()
 }
 
-/// A layer's index, made by the standard library's means.
-fn index_of(root: &Path) -> Vec<u8> {
-    use layerctl::model::index::{Builder, Inode, Kind, Scope, Time};
-    use std::os::unix::fs::{FileTypeExt, MetadataExt};
-    let xattrs = |p: &Path| -> Vec<(Vec<u8>, Vec<u8>)> {
-        let mut names = vec![0; 65536];
-        let n = rustix::fs::llistxattr(p, &mut names[..]).unwrap();
-        names[..n]
-            .split(|b| *b == 0)
-            .filter(|n| !n.is_empty())
-            .map(|n| {
-                (
-                    n.to_vec(),
-                    get_xattr(p, std::str::from_utf8(n).unwrap()).unwrap(),
-                )
-            })
-            .collect()
-    };
-    let inode = |p: &Path, m: &fs::Metadata| {
-        let t = m.file_type();
-        let kind = if t.is_dir() {
-            Kind::Directory
-        } else if t.is_symlink() {
-            Kind::Symlink
-        } else if t.is_fifo() {
-            Kind::Fifo
-        } else if t.is_socket() {
-            Kind::Socket
-        } else if t.is_block_device() {
-            Kind::BlockDevice
-        } else if t.is_char_device() && m.rdev() == 0 {
-            Kind::Whiteout
-        } else if t.is_char_device() {
-            Kind::CharDevice
-        } else {
-            Kind::File
-        };
-        let dev = t.is_block_device() || t.is_char_device();
-        Inode {
-            kind,
-            opaque: t.is_dir() && get_xattr(p, "trusted.overlay.opaque") == Some(b"y".to_vec()),
-            mode: m.mode() & 0o7777,
-            uid: m.uid(),
-            gid: m.gid(),
-            size: m.size(),
-            blocks: m.blocks(),
-            atime: Time {
-                secs: m.atime(),
-                nanos: m.atime_nsec() as u32,
-            },
-            mtime: Time {
-                secs: m.mtime(),
-                nanos: m.mtime_nsec() as u32,
-            },
-            ctime: Time {
-                secs: m.ctime(),
-                nanos: m.ctime_nsec() as u32,
-            },
-            nlink: 0,
-            rdev: if dev { m.rdev() as u32 } else { 0 },
-            layer: 0,
-        }
-    };
-    let root_meta = fs::symlink_metadata(root).unwrap();
-    let x = xattrs(root);
-    let mut b = Builder::new(
-        Scope::Layer,
-        vec![layerctl::model::DiffId::of(root.as_os_str().as_bytes())],
-        &inode(root, &root_meta),
-        x.iter().map(|(a, b)| (&a[..], &b[..])),
-    );
-    let mut seen = std::collections::HashMap::new();
-    let mut todo = vec![(root.to_owned(), 0)];
-    while let Some((dir, at)) = todo.pop() {
-        for e in fs::read_dir(&dir).unwrap() {
-            let p = e.unwrap().path();
-            let m = fs::symlink_metadata(&p).unwrap();
-            let name = p.file_name().unwrap().as_bytes().to_vec();
-            if !m.is_dir()
-                && m.nlink() > 1
-                && let Some(h) = seen.get(&m.ino())
-            {
-                b.link(at, &name, *h).unwrap();
-                continue;
-            }
-            let target = if m.is_symlink() {
-                fs::read_link(&p)
-                    .unwrap()
-                    .into_os_string()
-                    .into_encoded_bytes()
-            } else {
-                vec![]
-            };
-            let x = xattrs(&p);
-            let h = b
-                .add(
-                    at,
-                    &name,
-                    &inode(&p, &m),
-                    &target,
-                    x.iter().map(|(a, b)| (&a[..], &b[..])),
-                )
-                .unwrap();
-            seen.insert(m.ino(), h);
-            if m.is_dir() {
-                todo.push((p, h));
-            }
-        }
+/// A new store that keeps the merged index, and the image that it is of: the layers may be others than
+/// at the last time.
+fn indexing_store(below: &Path) -> (Store, ImageId) {
+    let root = below.join("store");
+    if root.exists() {
+        fs::remove_dir_all(&root).unwrap();
     }
-    b.finish().unwrap()
+    let store = Store::open(&root).unwrap();
+    store.furnish().unwrap();
+    let image = ImageId::of(b"image");
+    fs::create_dir(store.image(&image)).unwrap();
+    (store, image)
 }

@@ -13,7 +13,7 @@ use crate::model::index::{Builder, IndexError, Inode, Kind, Scope, Time, is_priv
 use crate::store::StoreError;
 use crate::store::directories::{Directories, list};
 use crate::store::usage::Usage;
-use crate::sys::dirfd::{ProcPath, get_xattr, list_xattrs, proc_path, proc_path_of, stat_at};
+use crate::sys::dirfd::{ProcPath, get_xattr, list_xattrs, proc_path_of, stat_at};
 
 /// What a walk found.
 pub(super) struct Walked {
@@ -65,7 +65,8 @@ impl Xattrs {
 fn walk_all(tree: OwnedFd, diff: &DiffId) -> io::Result<Walked> {
     let stat = fstat(&tree)?;
     let device = stat.st_dev;
-    let xattrs = Xattrs::of(&proc_path(&tree))?;
+    // By a name in it: of the descriptor's own link it would be the link's attributes.
+    let xattrs = Xattrs::of(&proc_path_of(&tree, b"."))?;
     let root = inode(&stat, xattrs.opaque);
     let mut builder = Builder::new(Scope::Layer, vec![diff.clone()], &root, xattrs.shown());
     let mut usage = Usage::default();
