@@ -8,6 +8,7 @@ pub mod name;
 pub mod reference;
 pub mod state;
 pub mod tar;
+pub mod xattr;
 
 pub use digest::{BlobDigest, ChainId, ContainerId, DiffId, ImageId, ParseIdError};
 pub use layer::{Layer, Phase};

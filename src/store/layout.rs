@@ -31,6 +31,7 @@ use rustix::fs::{
 };
 
 use super::StoreError;
+use crate::model::xattr::is_private;
 use crate::model::{ContainerId, DiffId, ImageId, Layer, Phase};
 
 /// An open store: the paths below its root.
@@ -283,7 +284,7 @@ fn copy_directory_metadata(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
         .filter(|name| !name.is_empty())
     {
         // An opaque root hides the layers below its own, and is nothing to the layer above.
-        if !name.starts_with(b"trusted.overlay.") && !name.starts_with(b"user.overlay.") {
+        if !is_private(name) {
             let length = fgetxattr(from, name, &mut value)?;
             fsetxattr(to, name, &value[..length], XattrFlags::empty())?;
         }

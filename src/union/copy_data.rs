@@ -9,7 +9,8 @@ use rustix::fs::{SeekFrom, Stat, Timespec, Timestamps, XattrFlags, ftruncate, se
 use rustix::io::Errno;
 
 use super::error::Result;
-use super::layers::{SELINUX, is_private_xattr};
+use super::layers::SELINUX;
+use crate::model::xattr::is_private;
 use crate::sys::dirfd;
 use crate::sys::writeback::begin_writeback;
 
@@ -120,7 +121,7 @@ pub(super) fn write_all(target: impl AsFd, mut data: &[u8], mut at: u64) -> Resu
 /// Copies the extended attributes but those of the union itself. Both may be `O_PATH`.
 pub(super) fn copy_xattrs(source: impl AsFd, target: impl AsFd) -> Result<()> {
     for name in dirfd::list_xattrs_fd(&source)? {
-        if is_private_xattr(&name) || *name == *SELINUX {
+        if is_private(&name) || *name == *SELINUX {
             continue;
         }
         // Gone between the two calls: nobody changes layers, but plain directories may be shared.

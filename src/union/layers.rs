@@ -12,7 +12,7 @@ use rustix::fs::Stat;
 
 use super::error::{Error, Result};
 use super::inode_table::Name;
-use super::owner::{OVERRIDES, Owners};
+use super::owner::Owners;
 use crate::model::index::Index;
 use crate::sys::map::Map;
 
@@ -97,18 +97,6 @@ impl PrivateXattrs {
 
 /// An SELinux label: it belongs to the host, not to the file. Kernel overlayfs copies none up either.
 pub(crate) const SELINUX: &[u8] = b"security.selinux";
-
-/// Whether an extended attribute is private to unions: neither shown nor to be set through a view.
-pub(crate) fn is_private_xattr(name: &[u8]) -> bool {
-    const PREFIXES: [&[u8]; 5] = [
-        b"trusted.overlay.",
-        b"user.overlay.",
-        b"trusted.layerctl.",
-        b"user.layerctl.",
-        b"user.fuseoverlayfs.",
-    ];
-    PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || OVERRIDES.contains(&name)
-}
 
 /// A directory of a layer.
 #[derive(Debug)]
@@ -338,26 +326,5 @@ mod tests {
             dir = dir.child(id, b"d");
         }
         drop((path, dir));
-    }
-
-    #[test]
-    fn private_names() {
-        for name in [
-            "trusted.overlay.opaque",
-            "user.overlay.x",
-            "trusted.layerctl.origin",
-            "user.fuseoverlayfs.opaque",
-            "user.containers.override_stat",
-        ] {
-            assert!(is_private_xattr(name.as_bytes()), "{name}");
-        }
-        for name in [
-            "user.overlay",
-            "trusted.foo",
-            "security.capability",
-            "user.layerctlx",
-        ] {
-            assert!(!is_private_xattr(name.as_bytes()), "{name}");
-        }
     }
 }

@@ -14,7 +14,8 @@ use super::create::DEFAULT_ACL;
 use super::error::{Error, Result};
 use super::fs::Union;
 use super::indexed::{Known, whole};
-use super::layers::{SELINUX, is_private_xattr};
+use super::layers::SELINUX;
+use crate::model::xattr::is_private;
 use crate::sys::dirfd;
 
 const CAPABILITY: &[u8] = b"security.capability";
@@ -36,7 +37,7 @@ impl Union {
     /// The value of an attribute.
     pub fn getxattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>> {
         self.check_xattr(name)?;
-        if is_private_xattr(name) {
+        if is_private(name) {
             return Err(Error::NoAttribute);
         }
         let _tree = self.tree.read();
@@ -81,7 +82,7 @@ impl Union {
         let fd = self.path_fd(&node)?;
         let mut list = Vec::new();
         for name in dirfd::list_xattrs_fd(&*fd)? {
-            if !is_private_xattr(&name) && self.check_xattr(&name).is_ok() {
+            if !is_private(&name) && self.check_xattr(&name).is_ok() {
                 list.extend_from_slice(&name);
                 list.push(0);
             }
@@ -93,7 +94,7 @@ impl Union {
     pub fn setxattr(&self, ino: u64, name: &[u8], value: &[u8], flags: XattrFlags) -> Result<()> {
         self.writable()?;
         self.check_xattr(name)?;
-        if is_private_xattr(name) {
+        if is_private(name) {
             return Err(Error::Reserved);
         }
         let node = self.node(ino)?;

@@ -429,6 +429,7 @@ pub fn metacopies_in_layers() {
     let lower = dirs.layer(0);
     fs::rename(lower.join("kept"), dirs.layer(1).join("kept")).unwrap();
     let next = |dirs: &mut Dirs| {
+        fs::create_dir(dirs.layer(dirs.layers).parent().unwrap()).unwrap();
         for layer in (0..dirs.layers).rev() {
             fs::rename(dirs.layer(layer), dirs.layer(layer + 1)).unwrap();
         }

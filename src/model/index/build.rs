@@ -6,8 +6,8 @@ use std::io::{self, BufWriter, Cursor, Seek, SeekFrom, Write};
 
 use super::check::is_name;
 use super::record::{CHECKSUM_AT, Header, INODE, MAGIC, NONE, Record};
-use super::{IndexError, Inode, Kind, Scope, is_private_xattr};
-use crate::model::DiffId;
+use super::{IndexError, Inode, Kind, Scope};
+use crate::model::{DiffId, xattr};
 
 /// A directory's name for an inode.
 #[derive(Debug, Clone, Copy)]
@@ -148,7 +148,7 @@ impl Builder {
     ) {
         let mut set: Set = xattrs
             .into_iter()
-            .filter(|(name, _)| !is_private_xattr(name))
+            .filter(|(name, _)| !xattr::is_private(name))
             .map(|(name, value)| (name.to_vec(), value.to_vec()))
             .collect();
         set.sort();

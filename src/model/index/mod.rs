@@ -155,16 +155,3 @@ pub enum IndexError {
     #[error("{0} are too many for an index")]
     TooMany(&'static str),
 }
-
-/// Whether an extended attribute is private to union filesystems and so in no index.
-pub fn is_private_xattr(name: &[u8]) -> bool {
-    const PREFIXES: [&[u8]; 5] = [
-        b"trusted.overlay.",
-        b"user.overlay.",
-        b"trusted.layerctl.",
-        b"user.layerctl.",
-        b"user.fuseoverlayfs.",
-    ];
-    PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-        || name == b"user.containers.override_stat"
-}

@@ -9,7 +9,8 @@ use rustix::fs::{FileType, Stat, fstat, readlinkat};
 use rustix::io::Errno;
 
 use crate::model::DiffId;
-use crate::model::index::{Builder, IndexError, Inode, Kind, Scope, Time, is_private_xattr};
+use crate::model::index::{Builder, IndexError, Inode, Kind, Scope, Time};
+use crate::model::xattr;
 use crate::store::StoreError;
 use crate::store::directories::{Directories, list};
 use crate::store::usage::Usage;
@@ -49,7 +50,7 @@ impl Xattrs {
                 b"trusted.overlay.opaque" | b"user.overlay.opaque"
             );
             xattrs.opaque |= is_opaque && value == b"y";
-            if !is_private_xattr(&name) {
+            if !xattr::is_private(&name) {
                 xattrs.shown.push((name, value));
             }
         }

@@ -9,8 +9,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::error::{SET_OWNER, Trouble, refused, with};
-use super::name;
 use crate::model::tar::{Entry, Kind, Time, shown};
+use crate::model::xattr::is_private;
 use crate::sys::dirfd::set_xattr_at;
 
 /// Left to the end, see [`later`](super::later).
@@ -43,7 +43,7 @@ pub(super) fn dress_fd(fd: &OwnedFd, entry: &Entry) -> Result<(), Trouble> {
     fchown(fd, uid, gid).map_err(with(SET_OWNER))?;
     fchmod(fd, Mode::from_raw_mode(entry.mode)).map_err(with("set the mode"))?;
     for (key, value) in &entry.xattrs {
-        if name::xattr_is_kept(key) && key != DEFAULT_ACL {
+        if !is_private(key) && key != DEFAULT_ACL {
             let set = fsetxattr(fd, key.as_slice(), value, XattrFlags::empty());
             xattr_result(set, key)?;
         }
@@ -61,7 +61,7 @@ pub(super) fn dress_at(at: BorrowedFd<'_>, name: &[u8], entry: &Entry) -> Result
             .map_err(with("set the mode"))?;
     }
     for (key, value) in &entry.xattrs {
-        if name::xattr_is_kept(key) {
+        if !is_private(key) {
             xattr_result(set_xattr_at(at, name, key, value), key)?;
         }
     }

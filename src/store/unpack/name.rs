@@ -105,19 +105,6 @@ fn joined(parts: &[&[u8]]) -> Result<Vec<u8>, String> {
     }
 }
 
-/// Whether an extended attribute of a layer's tar is set: not those that a union filesystem keeps for
-/// itself, by which a layer could make itself opaque, redirect a directory or fake an owner.
-pub(super) fn xattr_is_kept(name: &[u8]) -> bool {
-    const PRIVATE: [&[u8]; 5] = [
-        b"trusted.overlay.",
-        b"user.overlay.",
-        b"user.fuseoverlayfs.",
-        b"trusted.layerctl.",
-        b"user.layerctl.",
-    ];
-    !PRIVATE.iter().any(|p| name.starts_with(p)) && name != b"user.containers.override_stat"
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,29 +184,6 @@ mod tests {
         assert!(place("x".repeat(255).as_bytes()).is_ok());
         for target in ["", "/", ".wh.a", "../a", ".wh..wh.plnk/1"] {
             assert!(link_target(target.as_bytes()).is_err(), "{target}");
-        }
-    }
-
-    #[test]
-    fn private_xattrs() {
-        for name in [
-            "trusted.overlay.opaque",
-            "trusted.overlay.redirect",
-            "user.overlay.opaque",
-            "user.fuseoverlayfs.opaque",
-            "user.containers.override_stat",
-            "trusted.layerctl.x",
-            "user.layerctl.x",
-        ] {
-            assert!(!xattr_is_kept(name.as_bytes()), "{name}");
-        }
-        for name in [
-            "security.capability",
-            "user.a",
-            "trusted.a",
-            "trusted.overlayx",
-        ] {
-            assert!(xattr_is_kept(name.as_bytes()), "{name}");
         }
     }
 }
