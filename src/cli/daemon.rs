@@ -3,13 +3,15 @@
 //! The command runs the same program again, in a session of its own and with none of the caller's
 //! descriptors, and reads from its standard output whether it is ready or why it cannot be.
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::process::{Command, ExitStatus, Stdio};
 
+use rustix::process::{Signal, getpid, kill_process};
 use tracing::info;
 
 use super::error::CommandError;
 use crate::sys::descriptors::close_all_on_exec;
+use crate::sys::reason;
 
 /// What a server prints when it can be used.
 const READY: &str = "ready";
@@ -34,10 +36,16 @@ pub fn this_program() -> Command {
 
 /// Starts a server, and waits until it is ready or cannot be. Its standard error is the command's.
 pub fn start(command: &mut Command) -> Result<Started, CommandError> {
+    start_with_input(command, Stdio::null())
+}
+
+/// As [`start`], with a standard input by which the server learns that its starter has ended (see
+/// [`end_with_starter`]).
+pub fn start_with_input(command: &mut Command, input: Stdio) -> Result<Started, CommandError> {
     // The server must not keep the pipes of whoever called us: they would never see their end.
     close_all_on_exec()?;
     let mut server = command
-        .stdin(Stdio::null())
+        .stdin(input)
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|e| CommandError::new(format!("cannot start the server: {e}")))?;
@@ -58,6 +66,24 @@ pub fn start(command: &mut Command) -> Result<Started, CommandError> {
 /// In the server: it can be used.
 pub fn is_ready() {
     tell(READY);
+}
+
+/// In the server: end when standard input does, a pipe of whoever started it, who may be killed at any
+/// time. To be called when SIGTERM finds its handler.
+pub fn end_with_starter() -> Result<(), CommandError> {
+    let watch = || {
+        // Nothing is ever written to it; an error is an end as well.
+        io::copy(&mut io::stdin(), &mut io::sink()).unwrap_or_default();
+        if let Err(e) = kill_process(getpid(), Signal::TERM) {
+            tracing::error!(
+                "the view stays until it is unmounted: {}",
+                reason(&e.into())
+            );
+        }
+    };
+    let thread = std::thread::Builder::new().name("starter".to_owned());
+    thread.spawn(watch)?;
+    Ok(())
 }
 
 /// In the server: why it cannot be used.

@@ -7,10 +7,12 @@ pub mod error;
 pub mod exit_code;
 pub mod interrupt;
 pub mod list;
+pub mod output_file;
 pub mod overlay_options;
 pub mod serve;
 pub mod table;
 pub mod time;
+pub mod view_access;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -80,6 +82,12 @@ enum Command {
     Umount(c::umount::Args),
     /// Start containers: without an OCI runtime, mount their views
     Start(c::start::Args),
+    /// Give a container another name
+    Rename(c::rename::Args),
+    /// Show what a container has changed: added (A), changed (C) and deleted (D) names
+    Diff(c::diff::Args),
+    /// Write all files of a container as a tar
+    Export(c::export::Args),
     /// Remove containers
     Rm(c::rm::Args),
     /// List containers
@@ -166,6 +174,9 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
         Command::Mount(args) => c::mount::run(args, cx),
         Command::Umount(args) => c::umount::run(args, cx),
         Command::Start(args) => c::start::run(args, cx),
+        Command::Rename(args) => c::rename::run(args, cx),
+        Command::Diff(args) => c::diff::run(args, cx),
+        Command::Export(args) => c::export::run(args, cx),
         Command::Rm(args) => c::rm::run(args, cx),
         Command::Ps(args) => c::ps::run(args, cx),
         Command::Layers(args) => c::layers::run(args, cx),

@@ -46,6 +46,8 @@ pub struct Args {
     volatile: bool,
     #[arg(long)]
     io: Io,
+    #[arg(long)]
+    transient: bool,
 }
 
 /// A view to be served.
@@ -61,6 +63,9 @@ pub struct Service {
     pub volatile: bool,
     /// How files are read and written.
     pub io: Io,
+    /// For the command alone that starts the server: the view goes with it, and leaves no trace in
+    /// the container's state.
+    pub transient: bool,
 }
 
 /// How files are read and written, as it is said on the command line.
@@ -89,6 +94,7 @@ pub fn arguments(service: &Service) -> Vec<OsString> {
     arguments.extend(["--mountpoint".into(), service.mountpoint.clone().into()]);
     arguments.extend(service.read_only.then(|| "--read-only".into()));
     arguments.extend(service.volatile.then(|| "--volatile".into()));
+    arguments.extend(service.transient.then(|| "--transient".into()));
     if let Some(io) = service.io.to_possible_value() {
         arguments.extend(["--io".into(), io.get_name().into()]);
     }
@@ -105,11 +111,15 @@ pub fn run(args: Args, root: Option<&Path>) -> Result<(), CommandError> {
         read_only: args.read_only,
         volatile: args.volatile,
         io: args.io,
+        transient: args.transient,
     };
     let mut is_ready = false;
     let result = Context::open(root).and_then(|mut cx| {
         serve(&mut cx, &service, |_| {
             is_ready = true;
+            if service.transient {
+                daemon::end_with_starter()?;
+            }
             daemon::is_ready();
             // From here on nobody reads the pipe: what is printed goes to the log as well.
             Ok(rustix::stdio::dup2_stdout(std::io::stderr())?)
@@ -259,7 +269,7 @@ fn begin(cx: &mut Context, container: &Container, service: &Service) -> Result<P
                     }
                 }
             }
-            let view = view::begin(tx, container, &service.mountpoint, &rows)?;
+            let view = view::begin(tx, container, &service.mountpoint, service.transient, &rows)?;
             Ok(Some(view))
         })?;
         if let Some(view) = view {

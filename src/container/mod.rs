@@ -1,8 +1,10 @@
 //! Containers: their lifecycle, and the views that serve them.
 
+pub mod changes;
 pub mod find;
 pub mod lifecycle;
 pub mod lock;
+pub mod lower;
 pub mod view;
 
 pub use find::{FindError, find};

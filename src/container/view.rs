@@ -28,12 +28,13 @@ pub fn mount_source(store: &Store, container: &ContainerId) -> String {
 
 /// Write down that this process serves a container's view. Gives what is on record now.
 ///
-/// To be called in the transaction that has found `layers`, the rows of the image's layers, to be
-/// those that are pinned.
+/// To be called in the transaction that has found `layers`, the rows of the image's layers, topmost
+/// first, to be those that are pinned.
 pub fn begin(
     tx: &Tx<'_>,
     container: &Container,
     mountpoint: &Path,
+    transient: bool,
     layers: &[i64],
 ) -> Result<View, LifecycleError> {
     if !tx.has_container(&container.id)? {
@@ -43,15 +44,17 @@ pub fn begin(
         container: &container.id,
         pid: std::process::id().cast_signed(),
         mountpoint,
+        transient,
         pins: layers,
     })?)
 }
 
-/// Write down that a view has ended. False if another process has done so.
+/// Write down that a view has ended; of a transient one the container shows nothing. False if another
+/// process has done so.
 pub fn end(db: &mut Db, view: &View, exit_code: i32) -> Result<bool, DbError> {
     db.write(|tx| {
         let ended = tx.delete_view(view)?;
-        if ended {
+        if ended && !view.transient {
             tx.set_container_ended(&view.container, exit_code)?;
         }
         Ok(ended)

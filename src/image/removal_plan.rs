@@ -292,6 +292,7 @@ mod tests {
             mountpoint: "/m".into(),
             mounted: Timestamp::UNIX_EPOCH,
             detached: false,
+            transient: false,
             pins: pins.to_vec(),
         }
     }

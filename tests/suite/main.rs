@@ -20,6 +20,7 @@ mod bad_archives;
 mod bad_input;
 mod chaos;
 mod concurrency;
+mod container_files;
 mod crash;
 mod demo;
 mod fsck;
@@ -376,6 +377,13 @@ fn cases() -> Vec<Case> {
             listings_are_never_stale, many_readers_of_a_changing_directory,
             numbers_in_listings_survive_copy_up, the_parent_of_a_moved_directory,
             names_and_links_are_never_stale, attributes_are_never_stale,
+        }),
+        cases!(STORE => container_files::{renames}),
+        cases!(VIEW => container_files::{
+            diff_shows_every_kind_of_change, a_created_container_stays_created,
+            diff_after_the_image_was_removed, diff_hides_mount_points,
+            export_is_what_the_view_shows, export_leaves_no_half_file,
+            an_interrupted_export_leaves_no_view, mounting_waits_for_a_transient_view, deep_trees,
         }),
         cases!(VIEW => union_mount::{
             an_open_file_outlives_its_names, a_removed_working_directory,

@@ -3,7 +3,9 @@
 pub mod create;
 pub mod demo;
 pub mod df;
+pub mod diff;
 pub mod events;
+pub mod export;
 pub mod fsck;
 pub mod gc;
 pub mod history;
@@ -15,6 +17,7 @@ pub mod mount;
 pub mod overlay;
 pub mod prune;
 pub mod ps;
+pub mod rename;
 pub mod rm;
 pub mod rmi;
 pub mod start;

@@ -4,11 +4,13 @@ use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use crate::cli::context::Context;
 use crate::cli::daemon::{self, Started};
 use crate::cli::error::CommandError;
 use crate::cli::serve::{self, Io, Service};
+use crate::cli::view_access;
 use crate::container::find;
 use crate::container::lifecycle::LifecycleError;
 use crate::container::view::{self, mounts_of};
@@ -64,6 +66,7 @@ pub fn prepare(
     container: &str,
     directory: Option<&Path>,
 ) -> Result<Service, CommandError> {
+    view_access::wait_for_transient(cx, container)?;
     let snapshot = cx.snapshot()?;
     let container = find(&snapshot, container)?;
     if let Some(view) = snapshot.view(&container.id) {
@@ -101,6 +104,7 @@ pub fn prepare(
         read_only: false,
         volatile: false,
         io: Io::default(),
+        transient: false,
     })
 }
 
@@ -141,6 +145,15 @@ fn check_mountpoint(cx: &mut Context, path: &Path, merged: &Path) -> Result<Path
 
 /// Start the server, and wait until the view is ready or cannot be.
 pub fn spawn(cx: &mut Context, service: &Service) -> Result<(), CommandError> {
+    spawn_with_input(cx, service, Stdio::null())
+}
+
+/// As [`spawn`]; a transient view ends when the server's standard input does.
+pub fn spawn_with_input(
+    cx: &mut Context,
+    service: &Service,
+    input: Stdio,
+) -> Result<(), CommandError> {
     let log = cx.store.container(&service.container).log();
     let log_file = OpenOptions::new()
         .append(true)
@@ -154,7 +167,7 @@ pub fn spawn(cx: &mut Context, service: &Service) -> Result<(), CommandError> {
         .arg(cx.store.root())
         .args(serve::arguments(service));
     // What it says before it is ready comes through the pipe, the rest goes to the log.
-    match daemon::start(command.stderr(log_file).current_dir("/"))? {
+    match daemon::start_with_input(command.stderr(log_file).current_dir("/"), input)? {
         Started::Ready => Ok(()),
         Started::Refused(why) => Err(CommandError::new(why)),
         Started::Ended(status) => Err(CommandError::new(format!(
