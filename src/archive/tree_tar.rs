@@ -51,8 +51,6 @@ pub struct TreeTar<W: Write> {
     tar: Builder<W>,
     /// Files with several links that are in it: device and inode number, and the name.
     linked: HashMap<(u64, u64), Vec<u8>>,
-    /// Who owns everything, instead of who does.
-    owner: Option<(u32, u32)>,
 }
 
 impl<W: Write> TreeTar<W> {
@@ -61,7 +59,6 @@ impl<W: Write> TreeTar<W> {
         TreeTar {
             tar: Builder::new(out),
             linked: HashMap::new(),
-            owner: None,
         }
     }
 
@@ -183,10 +180,9 @@ impl<W: Write> TreeTar<W> {
         mut records: Vec<u8>,
         data: impl Read,
     ) -> Result<(), TreeTarError> {
-        let (uid, gid) = self.owner.unwrap_or((stat.st_uid, stat.st_gid));
         header.set_mode(stat.st_mode & 0o7777);
-        header.set_uid(uid.into());
-        header.set_gid(gid.into());
+        header.set_uid(stat.st_uid.into());
+        header.set_gid(stat.st_gid.into());
         let (seconds, nanos) = (stat.st_mtime, stat.st_mtime_nsec);
         if nanos > 0 || !(0..=MAX_SECONDS).contains(&seconds) {
             record(&mut records, "mtime", time(seconds, nanos).as_bytes());

@@ -86,6 +86,8 @@ enum Command {
     Rename(c::rename::Args),
     /// Show what a container has changed: added (A), changed (C) and deleted (D) names
     Diff(c::diff::Args),
+    /// Copy files out of a container, or into one
+    Cp(c::cp::Args),
     /// Write all files of a container as a tar
     Export(c::export::Args),
     /// Remove containers
@@ -176,6 +178,7 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
         Command::Start(args) => c::start::run(args, cx),
         Command::Rename(args) => c::rename::run(args, cx),
         Command::Diff(args) => c::diff::run(args, cx),
+        Command::Cp(args) => c::cp::run(args, cx),
         Command::Export(args) => c::export::run(args, cx),
         Command::Rm(args) => c::rm::run(args, cx),
         Command::Ps(args) => c::ps::run(args, cx),

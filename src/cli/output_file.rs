@@ -38,37 +38,12 @@ impl Output {
                 io::stdout(),
             )));
         };
-        let refused = |why: String| {
-            CommandError::new(format!("failed to {what}: invalid output path: {why}"))
-        };
-        let directory = match path.parent() {
-            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-            Some(parent) => parent,
-            None => path,
-        };
-        if !directory.exists() {
-            let directory = directory.display();
-            return Err(refused(format!("directory \"{directory}\" does not exist")));
+        check_path(path).map_err(|why| CommandError::new(format!("failed to {what}: {why}")))?;
+        if path.is_dir() {
+            let e = io::Error::from(io::ErrorKind::IsADirectory);
+            return Err(StoreError::at("create", path)(e).into());
         }
-        match std::fs::metadata(path).map(|meta| meta.file_type()) {
-            Ok(kind) if kind.is_dir() => {
-                let e = io::Error::from(io::ErrorKind::IsADirectory);
-                return Err(StoreError::at("create", path)(e).into());
-            }
-            Ok(kind) if !kind.is_file() => {
-                let is_device = kind.is_char_device() || kind.is_block_device();
-                let got = if is_device {
-                    "a device"
-                } else {
-                    "an irregular file"
-                };
-                let path = path.display();
-                return Err(refused(format!(
-                    "\"{path}\" must be a directory or a regular file: got {got}"
-                )));
-            }
-            _ => {}
-        }
+        let directory = directory_of(path);
         let temporary = tempfile::Builder::new()
             .prefix(".layerctl-")
             .tempfile_in(directory)
@@ -110,6 +85,39 @@ impl Output {
             )),
             Output::Stdout(_) => output(error),
         }
+    }
+}
+
+/// The directory that a path's last component is in.
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
+    }
+}
+
+/// Whether something can be written there, by Docker's rules and in its words.
+pub fn check_path(path: &Path) -> Result<(), String> {
+    let directory = directory_of(path);
+    if !directory.exists() {
+        let directory = directory.display();
+        return Err(format!(
+            "invalid output path: directory \"{directory}\" does not exist"
+        ));
+    }
+    match std::fs::metadata(path).map(|meta| meta.file_type()) {
+        Ok(kind) if !kind.is_file() && !kind.is_dir() => {
+            let got = match kind.is_char_device() || kind.is_block_device() {
+                true => "a device",
+                false => "an irregular file",
+            };
+            let path = path.display();
+            Err(format!(
+                "invalid output path: \"{path}\" must be a directory or a regular file: got {got}"
+            ))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -14,6 +14,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, StatVfsMountFlags, fstat, fstatvfs, major, minor};
+use rustix::io::fcntl_dupfd_cloexec;
 
 use super::commands::mount::{prepare, spawn_with_input};
 use super::commands::umount::{Ended, end_view};
@@ -69,9 +70,16 @@ pub fn with_view<T>(
 }
 
 impl ViewAccess {
-    /// The container's root directory, open as a location.
+    /// The root directory of the view itself, open as a location: the container's own files, whatever
+    /// is mounted over them.
     pub fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
+    }
+
+    /// The root directory as the container's processes see it, open as a location. It runs none here,
+    /// so that is the view's.
+    pub fn inner_root(&self) -> Result<OwnedFd, CommandError> {
+        Ok(fcntl_dupfd_cloexec(&self.root, 3)?)
     }
 
     fn open(cx: &mut Context, name: &str, access: Access) -> Result<ViewAccess, CommandError> {
@@ -198,12 +206,4 @@ pub fn wait_for_transient(cx: &mut Context, name: &str) -> Result<(), CommandErr
         }
     }
     Ok(())
-}
-
-/// Changes are refused where the view is mounted read-only; the text is Docker's.
-pub fn refused_write(error: std::io::Error) -> CommandError {
-    match error.raw_os_error() {
-        Some(libc::EROFS) => CommandError::new("container rootfs is marked read-only"),
-        _ => error.into(),
-    }
 }

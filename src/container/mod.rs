@@ -1,6 +1,7 @@
 //! Containers: their lifecycle, and the views that serve them.
 
 pub mod changes;
+pub mod copy;
 pub mod find;
 pub mod lifecycle;
 pub mod lock;

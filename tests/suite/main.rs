@@ -21,6 +21,7 @@ mod bad_input;
 mod chaos;
 mod concurrency;
 mod container_files;
+mod cp;
 mod crash;
 mod demo;
 mod fsck;
@@ -377,6 +378,10 @@ fn cases() -> Vec<Case> {
             listings_are_never_stale, many_readers_of_a_changing_directory,
             numbers_in_listings_survive_copy_up, the_parent_of_a_moved_directory,
             names_and_links_are_never_stale, attributes_are_never_stale,
+        }),
+        cases!(VIEW => cp::{
+            out_of_a_container, into_a_container, metadata, to_a_stream, links_do_not_lead_out,
+            links_that_come_and_go_do_not_lead_out, a_file_that_cannot_be_written,
         }),
         cases!(STORE => container_files::{renames}),
         cases!(VIEW => container_files::{
