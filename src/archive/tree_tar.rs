@@ -35,6 +35,9 @@ pub enum TreeTarError {
         /// The system's answer.
         source: io::Error,
     },
+    /// A layer would have another meaning for its name.
+    #[error("{}: a layer takes a name that begins with .wh. for a whiteout", shown(.0))]
+    Name(Vec<u8>),
     /// The tar cannot be written.
     #[error("{}", reason(.0))]
     Write(io::Error),

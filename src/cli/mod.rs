@@ -88,6 +88,8 @@ enum Command {
     Diff(c::diff::Args),
     /// Copy files out of a container, or into one
     Cp(c::cp::Args),
+    /// Make an image of a container
+    Commit(c::commit::Args),
     /// Write all files of a container as a tar
     Export(c::export::Args),
     /// Remove containers
@@ -179,6 +181,7 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
         Command::Rename(args) => c::rename::run(args, cx),
         Command::Diff(args) => c::diff::run(args, cx),
         Command::Cp(args) => c::cp::run(args, cx),
+        Command::Commit(args) => c::commit::run(args, cx),
         Command::Export(args) => c::export::run(args, cx),
         Command::Rm(args) => c::rm::run(args, cx),
         Command::Ps(args) => c::ps::run(args, cx),

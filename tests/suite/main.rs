@@ -19,6 +19,7 @@ mod archives_tools;
 mod bad_archives;
 mod bad_input;
 mod chaos;
+mod commit;
 mod concurrency;
 mod container_files;
 mod cp;
@@ -379,6 +380,11 @@ fn cases() -> Vec<Case> {
             numbers_in_listings_survive_copy_up, the_parent_of_a_moved_directory,
             names_and_links_are_never_stale, attributes_are_never_stale,
         }),
+        cases!(VIEW => commit::{
+            the_image_shows_what_the_view_shows, a_container_that_changed_nothing_adds_no_layer,
+            what_the_image_says, refused, what_a_layer_cannot_hold, interrupted,
+        }),
+        cases!(VIEW_ON_DISK => commit::{a_full_disk}),
         cases!(VIEW => cp::{
             out_of_a_container, into_a_container, metadata, to_a_stream, links_do_not_lead_out,
             links_that_come_and_go_do_not_lead_out, a_file_that_cannot_be_written,

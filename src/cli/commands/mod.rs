@@ -1,5 +1,6 @@
 //! One file per command: its arguments, and what it does with them.
 
+pub mod commit;
 pub mod cp;
 pub mod create;
 pub mod demo;
