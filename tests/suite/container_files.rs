@@ -407,6 +407,41 @@ pub fn an_interrupted_export_leaves_no_view() {
     }
 }
 
+/// Nor does a server that is killed leave a trace in the container's state.
+pub fn a_killed_server_of_a_transient_view() {
+    let store = Store::new();
+    store.load(&heavy("heavy:1", 1));
+    let container = store.create("heavy:1");
+    let before = state(&store, &container);
+    let export = store
+        .command(&["export", &container])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let merged = store
+        .root()
+        .join("containers")
+        .join(&container)
+        .join("merged");
+    wait_until("a view is mounted", || is_mounted(&merged));
+    let server = store
+        .servers()
+        .into_iter()
+        .find(|pid| *pid != export.id() as i32);
+    crate::harness::process::kill_hard(server.unwrap());
+    let run = Run::finish(export, "export".to_owned());
+    assert_eq!(run.code, Some(1), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("cannot read data/blob"),
+        "{}",
+        run.stderr
+    );
+    assert_eq!(state(&store, &container), before);
+    assert!(!is_mounted(&merged));
+    store.check_at_rest();
+}
+
 /// A transient view is not taken for one that stays.
 pub fn mounting_waits_for_a_transient_view() {
     let store = Store::new();

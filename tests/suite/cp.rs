@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, Mode, RenameFlags, XattrFlags, renameat_with};
 
-use crate::container_files::base;
+use crate::container_files::{base, change};
 use crate::harness::{Image, Layer, Run, Store, tree};
 use crate::samples::app;
 
@@ -250,6 +250,105 @@ pub fn to_a_stream() {
         &["web:/nope", "-"],
         "Could not find the file /nope in container web",
     );
+}
+
+/// `cp -` with this tar as standard input.
+fn from_stream(c: &Copied, tar: &[u8], args: &[&str]) -> Run {
+    use std::io::Write as _;
+    let mut child = c
+        .store
+        .command(&[&["cp"], args].concat())
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It may refuse before it has read all.
+    child.stdin.take().unwrap().write_all(tar).ok();
+    Run::finish(child, format!("cp {args:?}"))
+}
+
+pub fn from_a_stream() {
+    let c = Copied::of(&base());
+    // What was copied out goes in again.
+    c.store.mount("web");
+    change(
+        &c.store
+            .root()
+            .join("containers")
+            .join(id(&c))
+            .join("merged"),
+    );
+    c.store.ok(&["umount", "web"]);
+    let tar = c
+        .store
+        .command(&["cp", "web:/dir/.", "-"])
+        .output()
+        .unwrap();
+    c.store.ok(&["create", "--name", "other", "base:1"]);
+    from_stream(&c, &tar.stdout, &["-a", "-", "other:/moved"]).expect(0, "", "");
+    let view = c.store.mount("web");
+    let mut from = tree::read(&view.join("dir"));
+    c.store.ok(&["umount", "web"]);
+    let other = c.store.mount("other");
+    let mut to = tree::read(&other.join("moved"));
+    for (tree, others) in [(&mut from, vec![]), (&mut to, vec!["x", "y"])] {
+        // The destination itself stays, with what was in it.
+        tree.remove(Path::new(""));
+        others
+            .iter()
+            .for_each(|name| drop(tree.remove(Path::new(name))));
+        // One of its names is elsewhere.
+        tree.get_mut(Path::new("new")).unwrap().links = 0;
+    }
+    tree::assert_same(&from, &to);
+    c.store.ok(&["umount", "other"]);
+    let layer = Layer::new()
+        .file("x/y/made", "made")
+        .file("/absolute", "a")
+        .mode(0o4755);
+    from_stream(&c, &layer.tar(), &["-", "web:/"]).expect(0, "", "");
+    assert_eq!(c.inside("/x/y/made"), "made");
+    let refused = |tar: Vec<u8>, to: &str, error: &str| {
+        from_stream(&c, &tar, &["-", to]).expect(1, "", &format!("Error: {error}\n"));
+    };
+    let tar = || Layer::new().file("f", "f").tar();
+    refused(
+        tar(),
+        "web:/file",
+        "destination \"web:/file\" must be a directory",
+    );
+    refused(
+        tar(),
+        "web:/none",
+        "destination \"web:/none\" must be a directory",
+    );
+    refused(
+        Layer::new().file("../out", "x").tar(),
+        "web:/dir",
+        "\"../out\" is outside of the destination",
+    );
+    refused(
+        Layer::new().hard_link("l", "../file").tar(),
+        "web:/dir",
+        "\"../file\" is outside of the destination",
+    );
+    refused(
+        Layer::new().file("dir", "x").tar(),
+        "web:/",
+        "cannot overwrite directory \"/dir\" with non-directory \"/dir\"",
+    );
+    let run = from_stream(&c, &[1; 2000], &["-", "web:/"]);
+    run.refused_saying(&["cannot read the tar"]);
+    // A link of the tar's own is followed inside the container.
+    let evil = Layer::new()
+        .symlink("evil", "/etc")
+        .file("evil/layerctl-was-here", "x");
+    refused(evil.tar(), "web:/", "cannot open /evil: Not a directory");
+    let c = Copied::of(&hostile());
+    from_stream(&c, &evil.tar(), &["-", "web:/"]).expect(0, "", "");
+    assert_eq!(c.inside("/etc/layerctl-was-here"), "x");
+    assert!(!Path::new("/etc/layerctl-was-here").exists());
 }
 
 /// Whatever a container's links say, it is the container's own files that are read and written.

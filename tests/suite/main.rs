@@ -386,7 +386,7 @@ fn cases() -> Vec<Case> {
         }),
         cases!(VIEW_ON_DISK => commit::{a_full_disk}),
         cases!(VIEW => cp::{
-            out_of_a_container, into_a_container, metadata, to_a_stream, links_do_not_lead_out,
+            out_of_a_container, into_a_container, metadata, to_a_stream, from_a_stream, links_do_not_lead_out,
             links_that_come_and_go_do_not_lead_out, a_file_that_cannot_be_written,
         }),
         cases!(STORE => container_files::{renames}),
@@ -394,7 +394,7 @@ fn cases() -> Vec<Case> {
             diff_shows_every_kind_of_change, a_created_container_stays_created,
             diff_after_the_image_was_removed, diff_hides_mount_points,
             export_is_what_the_view_shows, export_leaves_no_half_file,
-            an_interrupted_export_leaves_no_view, mounting_waits_for_a_transient_view, deep_trees,
+            an_interrupted_export_leaves_no_view, a_killed_server_of_a_transient_view, mounting_waits_for_a_transient_view, deep_trees,
         }),
         cases!(VIEW => union_mount::{
             an_open_file_outlives_its_names, a_removed_working_directory,

@@ -11,10 +11,12 @@ use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output_file::{Output, check_path};
 use crate::cli::view_access::{Access, with_view};
-use crate::container::copy::CopyError;
 use crate::container::copy::place::{Side, Source};
-use crate::container::copy::tree::{Owner, copy};
-use crate::model::copy::{CopyRefusal, How, Place, plan};
+use crate::container::copy::tree::copy;
+use crate::container::copy::untar::untar;
+use crate::container::copy::{CopyError, Owner};
+use crate::model::copy::{CopyRefusal, Found, How, Place, plan};
+use crate::model::tar::shown;
 
 /// Arguments of `cp`.
 #[derive(Debug, clap::Args)]
@@ -28,10 +30,10 @@ pub struct Args {
     /// Print nothing but errors, as ever
     #[arg(short, long)]
     quiet: bool,
-    /// CONTAINER:PATH, or a path of this machine
+    /// CONTAINER:PATH, or a path of this machine; `-` is a tar on the standard input or output
     #[arg(value_name = "SOURCE")]
     source: OsString,
-    /// The other of both, or `-` for a tar on the standard output
+    /// The other of both
     #[arg(value_name = "DESTINATION")]
     destination: OsString,
 }
@@ -53,9 +55,9 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
         (Place::Container { name, path }, Place::Local(to)) => {
             copy_out(cx, &args, &named(&name), &path, &to)
         }
-        (Place::Stream, Place::Container { .. }) => Err(CommandError::new(
-            "copying a tar from standard input is not supported",
-        )),
+        (Place::Stream, Place::Container { name, path }) => {
+            unpack_in(cx, &args, &named(&name), &path)
+        }
         (Place::Local(from), Place::Container { name, path }) => {
             copy_in(cx, &args, &from, &named(&name), &path)
         }
@@ -112,6 +114,27 @@ fn copy_in(
     })
 }
 
+/// What comes on standard input, a tar.
+fn unpack_in(cx: &mut Context, args: &Args, name: &str, to: &[u8]) -> Result<(), CommandError> {
+    let owner = match args.archive {
+        true => Owner::Kept,
+        false => Owner::Root,
+    };
+    with_view(cx, name, Access::Write, |_, view| {
+        let root = view.inner_root()?;
+        let root = root.as_fd();
+        let side = Side::Container { name, root };
+        let path = side.path(to);
+        match side.destination(&path, to)?.found {
+            Found::Directory => Ok(untar(std::io::stdin().lock(), root, &path.clean, owner)?),
+            Found::Nothing | Found::Other => Err(CommandError::new(format!(
+                "destination \"{name}:{}\" must be a directory",
+                shown(to)
+            ))),
+        }
+    })
+}
+
 fn between(
     (from_side, from): (Side<'_>, &[u8]),
     (to_side, to): (Side<'_>, &[u8]),
@@ -132,17 +155,11 @@ fn between(
         How::Contents => None,
         How::As => Some(destination.name.as_slice()),
     };
-    let shown = match how {
+    let at = match how {
         How::Into | How::Contents => &to_path.clean,
         How::As => to_path.split().0,
     };
-    copy(
-        &source.fd,
-        destination.directory.as_fd(),
-        name,
-        shown,
-        owner,
-    )
+    copy(&source.fd, destination.directory.as_fd(), name, at, owner)
 }
 
 fn is_directory(source: &Source) -> bool {

@@ -5,14 +5,27 @@
 //! and single names, none of them followed (see [`tree`]): whatever it makes of its symbolic links
 //! meanwhile, nothing outside is read or written.
 
+mod dress;
 pub mod place;
 pub mod tree;
+pub mod untar;
 
 use std::io;
 
 use crate::model::copy::CopyRefusal;
-use crate::model::tar::shown;
+use crate::model::tar::{TarError, shown};
 use crate::sys::reason;
+
+/// Whose the copies are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// Those of the originals.
+    Kept,
+    /// Root: what is copied into a container.
+    Root,
+    /// Whoever runs the program: what is copied out of one.
+    Caller,
+}
 
 /// Why something cannot be copied. The texts are Docker's where it has the case.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +64,12 @@ pub enum CopyError {
     /// It would never end.
     #[error("cannot copy a directory, {0}, into itself")]
     IntoItself(String),
+    /// A tar cannot be read.
+    #[error("cannot read the tar: {0}")]
+    Tar(TarError),
+    /// A name of a tar that leads out of the destination.
+    #[error("\"{0}\" is outside of the destination")]
+    Outside(String),
     /// The container's files cannot be changed.
     #[error("container rootfs is marked read-only")]
     ReadOnly,
@@ -73,5 +92,20 @@ fn at<E: Into<io::Error>>(action: &'static str, path: &[u8]) -> impl FnOnce(E) -
         action,
         path,
         source: source.into(),
+    }
+}
+
+/// The same, for what is changed in a container.
+fn write_failed<E: Into<io::Error>>(
+    action: &'static str,
+    path: &[u8],
+) -> impl FnOnce(E) -> CopyError {
+    let other = at(action, path);
+    move |source| {
+        let source = source.into();
+        match source.raw_os_error() {
+            Some(libc::EROFS) => CopyError::ReadOnly,
+            _ => other(source),
+        }
     }
 }

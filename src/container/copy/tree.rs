@@ -9,31 +9,17 @@ use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, XattrFlags, fstat,
-    linkat, mkdirat, mknodat, openat, readlinkat, symlinkat, unlinkat,
+    AtFlags, FileType, Mode, OFlags, Stat, fstat, linkat, mkdirat, mknodat, openat, readlinkat,
+    symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
-use super::{CopyError, at};
+use super::dress::Dress;
+use super::{CopyError, Owner, at, write_failed};
 use crate::model::copy::split;
 use crate::model::tar::shown;
-use crate::model::xattr::is_private;
-use crate::sys::dirfd::{
-    chmod_fd, chown_fd, get_xattr_fd, list_xattrs_fd, open_dir, open_path, read_dir,
-    reopen_noatime, set_times_fd, set_xattr_fd, stat_at_opt,
-};
+use crate::sys::dirfd::{open_dir, open_path, read_dir, reopen_noatime, stat_at_opt};
 use crate::sys::in_root::open_beneath;
-
-/// Whose the copies are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Owner {
-    /// Those of the originals.
-    Kept,
-    /// Root: what is copied into a container.
-    Root,
-    /// Whoever runs the program: what is copied out of one.
-    Caller,
-}
 
 /// The longest path. It bounds how deep a walk goes, too.
 const MAX_PATH: usize = 4095;
@@ -96,12 +82,9 @@ impl Copy<'_> {
         action: &'static str,
         result: Result<T, impl Into<io::Error>>,
     ) -> Result<T, CopyError> {
-        result.map_err(|e| {
-            let e = e.into();
-            match e.raw_os_error() {
-                Some(libc::EROFS) if self.owner != Owner::Caller => CopyError::ReadOnly,
-                _ => at(action, &self.path())(e),
-            }
+        result.map_err(|e| match self.owner {
+            Owner::Caller => at(action, &self.path())(e),
+            Owner::Kept | Owner::Root => write_failed(action, &self.path())(e),
         })
     }
 
@@ -237,51 +220,9 @@ impl Copy<'_> {
         linkat(&parent, first, directory, name, AtFlags::empty())
     }
 
-    /// Owner, mode, attributes and time, in this order: chown clears set-user-ID and capabilities.
     fn dress(&self, source: &OwnedFd, stat: &Stat, made: &OwnedFd) -> Result<(), CopyError> {
-        let owner = match self.owner {
-            Owner::Kept => Some((stat.st_uid, stat.st_gid)),
-            Owner::Root => Some((0, 0)),
-            Owner::Caller => None,
-        };
-        if let Some((uid, gid)) = owner {
-            self.told("set the owner of", chown_fd(made, Some(uid), Some(gid)))?;
-        }
-        if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
-            self.told("set the mode of", chmod_fd(made, stat.st_mode))?;
-        }
-        let names = self.told(
-            "read the attributes of what is copied to",
-            list_xattrs_fd(source),
-        )?;
-        for name in names.iter().filter(|name| self.is_copied(name)) {
-            let value = get_xattr_fd(source, name);
-            let value = self.told("read the attributes of what is copied to", value)?;
-            let set = value.map(|value| set_xattr_fd(made, name, &value, XattrFlags::empty()));
-            match set {
-                // Not of this filesystem, or not for this user: as Docker, go on without.
-                None | Some(Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM)) => {}
-                Some(Err(e)) => return self.told("set the attributes of", Err(e)),
-            }
-        }
-        let times = Timestamps {
-            last_access: Timespec {
-                tv_sec: 0,
-                tv_nsec: UTIME_NOW,
-            },
-            last_modification: Timespec {
-                tv_sec: stat.st_mtime,
-                tv_nsec: stat.st_mtime_nsec as _,
-            },
-        };
-        self.told("set the time of", set_times_fd(made, &times))
-    }
-
-    /// Access lists name users, who are others on the other side.
-    fn is_copied(&self, name: &[u8]) -> bool {
-        if is_private(name) || name == b"security.selinux" {
-            return false;
-        }
-        self.owner == Owner::Kept || name == b"security.capability" || name.starts_with(b"user.")
+        let dress = Dress::of(source, stat);
+        let put_on = dress.and_then(|dress| dress.put_on(made, self.owner));
+        put_on.or_else(|(action, e)| self.told(action, Err(e)))
     }
 }
