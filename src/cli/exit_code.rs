@@ -9,6 +9,8 @@ pub enum Exit {
     Failure,
     /// The user interrupted it: 128 + SIGINT, as shells count.
     Interrupted,
+    /// That of a container's process, or 125, 126 and 127 where it could not be run.
+    Code(u8),
 }
 
 impl From<Exit> for std::process::ExitCode {
@@ -18,6 +20,7 @@ impl From<Exit> for std::process::ExitCode {
             Exit::Failure => 1,
             // 2 is clap's, for usage.
             Exit::Interrupted => 130,
+            Exit::Code(code) => code,
         })
     }
 }

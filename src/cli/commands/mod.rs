@@ -1,25 +1,33 @@
 //! One file per command: its arguments, and what it does with them.
 
+pub mod attach;
 pub mod create;
 pub mod demo;
 pub mod df;
 pub mod events;
+pub mod exec;
 pub mod fsck;
 pub mod gc;
 pub mod history;
 pub mod images;
 pub mod inspect;
+pub mod kill;
 pub mod layers;
 pub mod load;
+pub mod logs;
 pub mod mount;
 pub mod overlay;
+pub mod pause;
 pub mod prune;
 pub mod ps;
 pub mod rm;
 pub mod rmi;
+pub mod run;
 pub mod start;
+pub mod stop;
 pub mod tag;
 pub mod umount;
+pub mod wait;
 pub mod why;
 
 use super::context::Context;
@@ -42,9 +50,16 @@ fn for_each(
                 failed = true;
             }
             Err(CommandError::Reported) => failed = true,
-            Err(other @ (CommandError::Interrupted | CommandError::BrokenPipe)) => {
-                return Err(other);
+            Err(CommandError::Refused { text, .. }) => {
+                cx.flush()?;
+                complain(&text);
+                failed = true;
             }
+            Err(
+                other @ (CommandError::Interrupted
+                | CommandError::BrokenPipe
+                | CommandError::Ended(_)),
+            ) => return Err(other),
         }
     }
     if failed {

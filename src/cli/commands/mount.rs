@@ -4,15 +4,15 @@ use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use crate::cli::context::Context;
 use crate::cli::daemon::{self, Started};
 use crate::cli::error::CommandError;
-use crate::cli::serve::{self, Io, Service};
+use crate::cli::serve::{self, Io, Run, Service};
 use crate::container::find;
 use crate::container::lifecycle::LifecycleError;
 use crate::container::view::{self, mounts_of};
-use crate::model::ContainerId;
 use crate::store::StoreError;
 use crate::sys::mounts::mount_at;
 use crate::sys::reason;
@@ -101,6 +101,7 @@ pub fn prepare(
         read_only: false,
         volatile: false,
         io: Io::default(),
+        run: Run::No,
     })
 }
 
@@ -141,6 +142,11 @@ fn check_mountpoint(cx: &mut Context, path: &Path, merged: &Path) -> Result<Path
 
 /// Start the server, and wait until the view is ready or cannot be.
 pub fn spawn(cx: &mut Context, service: &Service) -> Result<(), CommandError> {
+    spawn_with(cx, service, Stdio::null())
+}
+
+/// The same with something for the server's standard input.
+pub fn spawn_with(cx: &mut Context, service: &Service, stdin: Stdio) -> Result<(), CommandError> {
     let log = cx.store.container(&service.container).log();
     let log_file = OpenOptions::new()
         .append(true)
@@ -152,25 +158,18 @@ pub fn spawn(cx: &mut Context, service: &Service) -> Result<(), CommandError> {
     command
         .arg("--root")
         .arg(cx.store.root())
-        .args(serve::arguments(service));
+        .args(serve::arguments(service))
+        .stdin(stdin)
+        .stderr(log_file)
+        .current_dir("/");
     // What it says before it is ready comes through the pipe, the rest goes to the log.
-    match daemon::start(command.stderr(log_file).current_dir("/"))? {
+    match daemon::start(&mut command)? {
         Started::Ready => Ok(()),
-        Started::Refused(why) => Err(CommandError::new(why)),
+        Started::Refused(text, 1) => Err(CommandError::Message(text)),
+        Started::Refused(text, code) => Err(CommandError::Refused { text, code }),
         Started::Ended(status) => Err(CommandError::new(format!(
             "the view's server ended before the view was ready ({status}); its log is {}",
             log.display()
         ))),
     }
-}
-
-/// Mount a container at its own directory in the store, if it is not mounted.
-pub fn ensure_mounted(cx: &mut Context, container: &ContainerId) -> Result<(), CommandError> {
-    let view = cx.db.read(|tx| tx.view(container))?;
-    let is_there = !mounts_of(&cx.store, container)?.is_empty();
-    if is_there && view.is_some_and(|view| !view.detached) {
-        return Ok(());
-    }
-    let service = prepare(cx, container.hex(), None)?;
-    spawn(cx, &service)
 }
