@@ -112,11 +112,11 @@ fn settings(
             None if setting.is_empty() => {
                 return Err(CommandError::new("invalid environment variable: "));
             }
-            // One that the caller does not have is left as it is.
-            None => set_env(
-                &mut env,
-                caller(setting).map(|value| format!("{setting}={value}")),
-            ),
+            None => match caller(setting) {
+                Some(value) => set_env(&mut env, [format!("{setting}={value}")]),
+                // Docker's too: one that the caller does not have goes.
+                None => env.retain(|old| !old.starts_with(&format!("{setting}="))),
+            },
         }
     }
     let cmd = match options.command.is_empty() {

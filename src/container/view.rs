@@ -208,6 +208,18 @@ impl Server {
             Server::Ended => Ok(true),
         }
     }
+
+    /// Its view is over: wait until it has reclaimed what that held, as long as that takes. Of one that
+    /// is elsewhere this cannot be known.
+    pub fn wait_for_reclaim(&self) -> Result<(), LifecycleError> {
+        if let Server::Here(process) = self {
+            let process_table = Path::new("/proc");
+            process
+                .wait(None)
+                .map_err(StoreError::at("watch", process_table))?;
+        }
+        Ok(())
+    }
 }
 
 /// Detach every mount of this view, wherever it was moved or bound to.

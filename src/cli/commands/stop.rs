@@ -72,11 +72,12 @@ pub fn stop(
             )));
         }
     }
-    // Its view goes with it, and what it held; unless somebody else has it open.
+    // Its view goes with it, and then what that held is reclaimed; unless somebody else has it open.
     let end = Instant::now() + PATIENCE;
-    while Instant::now() < end && !server.wait(Duration::from_millis(20))? {
+    while Instant::now() < end && !server.wait(Duration::from_millis(10))? {
         let now = cx.db.read(|tx| tx.view(id))?;
         if now.is_none_or(|now| !now.is_same(view)) {
+            server.wait_for_reclaim()?;
             break;
         }
     }

@@ -142,9 +142,7 @@ fn wait_for_end(
     while !server.wait(Duration::from_millis(10))? {
         let on_record = cx.db.read(|tx| tx.view(&view.container))?;
         if on_record.is_none_or(|now| !now.is_same(view)) {
-            if let Server::Here(process) = server {
-                process.wait(None)?;
-            }
+            server.wait_for_reclaim()?;
             break;
         } else if Instant::now() > end && patience == GRACE {
             break;
