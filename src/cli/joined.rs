@@ -4,7 +4,7 @@
 use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -55,9 +55,24 @@ pub fn check(manner: Manner) -> Result<(), CommandError> {
     }
 }
 
+/// From now on signals are the container's. To be called before it is started: one that comes while it
+/// is being started is kept for it.
+pub fn pass_signals_on(run: RunDir) -> io::Result<()> {
+    on_signals(&PASSED_ON, move |number| {
+        let end = Instant::now() + PATIENCE;
+        // Not through the connection for input: there, much that nobody reads may be in front.
+        while let Err(e) = attach::tell(&run, &Frame::Signal(number)) {
+            if Instant::now() > end {
+                return tracing::warn!("nobody is there for signal {number}: {e}");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    })
+}
+
 impl Joined {
-    /// Begin to pass on input, signals and the terminal's size.
-    pub fn start(socket: UnixStream, run: RunDir, manner: Manner) -> Result<Joined, CommandError> {
+    /// Begin to pass on input and the terminal's size.
+    pub fn start(socket: UnixStream, manner: Manner) -> Result<Joined, CommandError> {
         let sender = Arc::new(Mutex::new(socket.try_clone()?));
         let is_terminal = terminal::is_terminal(io::stdin());
         let raw = match manner.tty && is_terminal {
@@ -69,12 +84,6 @@ impl Joined {
             let sender = sender.clone();
             on_signals(&[libc::SIGWINCH], move |_| tell_size(&sender))?;
         }
-        on_signals(&PASSED_ON, move |number| {
-            // Not through the same connection: there, much input that nobody reads may be in front.
-            if let Err(e) = attach::tell(&run, &Frame::Signal(number)) {
-                tracing::debug!("nobody is there for signal {number}: {e}");
-            }
-        })?;
         if manner.input {
             std::thread::Builder::new()
                 .name("input".to_owned())

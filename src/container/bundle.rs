@@ -188,6 +188,7 @@ pub fn prepare(
         hostname: &hostname,
         cgroup: &cgroup,
         unified_cgroups: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
+        in_user_namespace: in_user_namespace(),
         open_files,
     };
     let config = spec::spec(settings, &process, &around)?;
@@ -269,6 +270,13 @@ fn make_directory(root: &OwnedFd, path: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether user IDs here are not all there are (user_namespaces(7)).
+fn in_user_namespace() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let fields: Vec<&str> = map.split_whitespace().collect();
+    !map.is_empty() && fields != ["0", "0", "4294967295"]
 }
 
 fn hosts(settings: &Settings) -> Vec<u8> {

@@ -47,7 +47,7 @@ pub enum RuntimeError {
         why: io::Error,
     },
     /// It said no.
-    #[error("OCI runtime {what} failed: {said}")]
+    #[error("OCI runtime {what} failed: {said}{}", hint(said))]
     Failed {
         /// What it was asked: `create`, `exec`.
         what: &'static str,
@@ -79,6 +79,7 @@ impl RuntimeError {
             true if has(&["no such file or directory", "No such file or directory"]) => 127,
             true if has(&[
                 "permission denied",
+                "Operation not permitted",
                 "Permission denied",
                 "is a directory",
                 "not a directory",
@@ -91,6 +92,24 @@ impl RuntimeError {
             }
             _ => 125,
         }
+    }
+}
+
+/// What a user can do about what the machine does not let the runtime do.
+fn hint(said: &str) -> &'static str {
+    let has = |word: &str| said.contains(word);
+    if has("hybrid mode not supported") {
+        " (crun cannot use cgroups of versions 1 and 2 together: install runc, or use --runtime runc)"
+    } else if has("no cgroup mount found") {
+        " (cgroups are not mounted: mount -t cgroup2 none /sys/fs/cgroup)"
+    } else if has("cgroup") && has("ead-only file system") {
+        " (cgroups cannot be written to; another container around this one must be let: --privileged)"
+    } else if has("RLIM_MEMLOCK") {
+        " (crun needs CAP_SYS_RESOURCE for cgroups of version 2: install runc, or use --runtime runc)"
+    } else if has("rootless container requires user namespaces") {
+        " (running containers needs root, or root of a user namespace)"
+    } else {
+        ""
     }
 }
 
@@ -386,11 +405,33 @@ mod tests {
                 127,
             ),
             ("open executable: Permission denied", 126),
+            ("open executable: Operation not permitted", 126),
             ("open `/proc/self/fd/3`: Permission denied", 125),
         ] {
             assert_eq!(failed(said).exit_code(), code, "{said}");
         }
         assert_eq!(RuntimeError::NoneFound.exit_code(), 125);
+    }
+
+    #[test]
+    fn what_the_machine_lacks_is_named() {
+        for (said, hint) in [
+            (
+                "cgroups in hybrid mode not supported, drop all controllers",
+                "--runtime runc",
+            ),
+            (
+                "mkdir /sys/fs/cgroup/cpu/x: read-only file system",
+                "--privileged",
+            ),
+            (
+                "runc create failed: no cgroup mount found in mountinfo",
+                "mount -t cgroup2",
+            ),
+        ] {
+            let text = failed(said).to_string();
+            assert!(text.contains(said) && text.contains(hint), "{text}");
+        }
     }
 
     #[test]

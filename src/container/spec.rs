@@ -91,6 +91,8 @@ pub struct Surroundings<'a> {
     pub cgroup: &'a str,
     /// All controllers are of cgroup version 2.
     pub unified_cgroups: bool,
+    /// Root is root of a user namespace only.
+    pub in_user_namespace: bool,
     /// Soft and hard limit of open files: those of whoever started it.
     pub open_files: (u64, u64),
 }
@@ -231,6 +233,11 @@ fn devices() -> Result<Vec<LinuxDeviceCgroup>, OciSpecError> {
 
 fn mounts(settings: &Settings, around: &Surroundings<'_>) -> Result<Vec<Mount>, OciSpecError> {
     let mut mounts = Vec::new();
+    // That of the host's network belongs to the host's root: then it can only be shown as it is there.
+    let sys = match (settings.network, around.in_user_namespace) {
+        (Network::Host, true) => ("/sys", "bind", "/sys", "rbind,nosuid,noexec,nodev,ro"),
+        _ => ("/sys", "sysfs", "sysfs", "nosuid,noexec,nodev,ro"),
+    };
     for (destination, kind, source, options) in [
         ("/proc", "proc", "proc", "nosuid,noexec,nodev"),
         (
@@ -245,7 +252,7 @@ fn mounts(settings: &Settings, around: &Surroundings<'_>) -> Result<Vec<Mount>, 
             "devpts",
             "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5",
         ),
-        ("/sys", "sysfs", "sysfs", "nosuid,noexec,nodev,ro"),
+        sys,
         (
             "/sys/fs/cgroup",
             "cgroup",
@@ -324,6 +331,7 @@ mod tests {
             hostname: "box",
             cgroup: "layerctl-x",
             unified_cgroups: false,
+            in_user_namespace: false,
             open_files: (1024, 4096),
         };
         serde_json::to_value(spec(settings, &process, &around).unwrap()).unwrap()

@@ -53,6 +53,7 @@ pub fn attach(cx: &mut Context, id: &ContainerId, input: bool) -> Result<(), Com
             reason(&e)
         ))
     })?;
-    let joined = Joined::start(socket, run, manner)?;
+    joined::pass_signals_on(run)?;
+    let joined = Joined::start(socket, manner)?;
     end_as_it_did(cx, id, joined.finish()?)
 }

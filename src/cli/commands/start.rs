@@ -93,8 +93,9 @@ pub fn start_joined(cx: &mut Context, id: &ContainerId, input: bool) -> Result<(
     service.run = Run::Attached;
     let (ours, theirs) = UnixStream::pair()?;
     cx.flush()?;
+    joined::pass_signals_on(RunDir::of(&cx.store, id))?;
     mount::spawn_with(cx, &service, Stdio::from(OwnedFd::from(theirs)))?;
-    let joined = Joined::start(ours, RunDir::of(&cx.store, id), manner)?;
+    let joined = Joined::start(ours, manner)?;
     end_as_it_did(cx, id, joined.finish()?)
 }
 
