@@ -21,8 +21,8 @@ const READY: &str = "ready";
 pub enum Started {
     /// It serves.
     Ready,
-    /// It said why it does not.
-    Refused(String),
+    /// It said why it does not, and what the command is to exit with.
+    Refused(String, u8),
     /// It said nothing.
     Ended(ExitStatus),
 }
@@ -34,18 +34,12 @@ pub fn this_program() -> Command {
     Command::new(program.unwrap_or_else(|| "/proc/self/exe".into()))
 }
 
-/// Starts a server, and waits until it is ready or cannot be. Its standard error is the command's.
+/// Starts a server, and waits until it is ready or cannot be. Its standard input and error are the
+/// command's.
 pub fn start(command: &mut Command) -> Result<Started, CommandError> {
-    start_with_input(command, Stdio::null())
-}
-
-/// As [`start`], with a standard input by which the server learns that its starter has ended (see
-/// [`end_with_starter`]).
-pub fn start_with_input(command: &mut Command, input: Stdio) -> Result<Started, CommandError> {
     // The server must not keep the pipes of whoever called us: they would never see their end.
     close_all_on_exec()?;
     let mut server = command
-        .stdin(input)
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|e| CommandError::new(format!("cannot start the server: {e}")))?;
@@ -53,13 +47,13 @@ pub fn start_with_input(command: &mut Command, input: Stdio) -> Result<Started, 
     if let Some(mut pipe) = server.stdout.take() {
         pipe.read_to_string(&mut answer)?;
     }
-    Ok(match answer.trim_end() {
-        READY => Started::Ready,
-        "" => Started::Ended(server.wait()?),
-        refusal => {
+    Ok(match answer.trim_end().split_once(' ') {
+        None if answer.trim_end() == READY => Started::Ready,
+        Some((code, refusal)) => {
             server.wait()?;
-            Started::Refused(refusal.to_owned())
+            Started::Refused(refusal.to_owned(), code.parse().unwrap_or(1))
         }
+        None => Started::Ended(server.wait()?),
     })
 }
 
@@ -86,9 +80,9 @@ pub fn end_with_starter() -> Result<(), CommandError> {
     Ok(())
 }
 
-/// In the server: why it cannot be used.
-pub fn is_refused(why: &str) {
-    tell(why);
+/// In the server: why it cannot be used, and what the command is to exit with.
+pub fn is_refused(why: &str, exit_code: u8) {
+    tell(&format!("{exit_code} {why}"));
 }
 
 /// Whoever started the server may have died meanwhile; that is no reason for it to end.

@@ -11,6 +11,15 @@ use crate::sys::reason;
 pub enum CommandError {
     /// Not reported yet: the text after `Error: `.
     Message(String),
+    /// A container's process cannot be run: the text after `Error: `, and what the program exits with.
+    Refused {
+        /// The text.
+        text: String,
+        /// 125, 126 or 127, as Docker's.
+        code: u8,
+    },
+    /// The container's process has ended like this, and so does the program.
+    Ended(u8),
     /// Reported already, such as one name of several.
     Reported,
     /// The user interrupted it.
@@ -32,6 +41,11 @@ impl CommandError {
                 complain(&text);
                 Exit::Failure
             }
+            CommandError::Refused { text, code } => {
+                complain(&text);
+                Exit::Code(code)
+            }
+            CommandError::Ended(code) => Exit::Code(code),
             CommandError::Reported => Exit::Failure,
             CommandError::Interrupted => Exit::Interrupted,
             CommandError::BrokenPipe => Exit::Success,

@@ -9,6 +9,8 @@ pub enum Exit {
     Failure,
     /// The user interrupted it: 128 + SIGINT, as shells count.
     Interrupted,
+    /// That of a container's process, or 125, 126 and 127 where it could not be run.
+    Code(u8),
 }
 
 impl Exit {
@@ -19,6 +21,7 @@ impl Exit {
             Exit::Failure => 1,
             // 2 is clap's, for usage.
             Exit::Interrupted => 130,
+            Exit::Code(code) => code,
         }
     }
 }

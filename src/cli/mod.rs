@@ -1,11 +1,13 @@
 //! The command line: arguments, one file per command, output, exit codes.
 
 pub mod commands;
+pub mod container_options;
 pub mod context;
 pub mod daemon;
 pub mod error;
 pub mod exit_code;
 pub mod interrupt;
+pub mod joined;
 pub mod list;
 pub mod output_file;
 pub mod overlay_options;
@@ -80,7 +82,9 @@ enum Command {
     /// Unmount views
     #[command(visible_alias = "unmount")]
     Umount(c::umount::Args),
-    /// Start containers: without an OCI runtime, mount their views
+    /// Create a container and run its process
+    Run(c::run::Args),
+    /// Run the processes of containers
     Start(c::start::Args),
     /// Give a container another name
     Rename(c::rename::Args),
@@ -92,6 +96,22 @@ enum Command {
     Commit(c::commit::Args),
     /// Write all files of a container as a tar
     Export(c::export::Args),
+    /// Stop containers: their stop signal, and SIGKILL if that does not help
+    Stop(c::stop::Args),
+    /// Send a signal to containers
+    Kill(c::kill::Args),
+    /// Freeze all processes of containers
+    Pause(c::pause::Args),
+    /// Let all processes of containers go on
+    Unpause(c::pause::Args),
+    /// Wait until containers stop, and print their exit codes
+    Wait(c::wait::Args),
+    /// Run a process in a running container
+    Exec(c::exec::Args),
+    /// Join a running container: see its output, and give it input
+    Attach(c::attach::Args),
+    /// Show what a container's process has written
+    Logs(c::logs::Args),
     /// Remove containers
     Rm(c::rm::Args),
     /// List containers
@@ -177,12 +197,21 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
         Command::Create(args) => c::create::run(args, cx),
         Command::Mount(args) => c::mount::run(args, cx),
         Command::Umount(args) => c::umount::run(args, cx),
+        Command::Run(args) => c::run::run(args, cx),
         Command::Start(args) => c::start::run(args, cx),
         Command::Rename(args) => c::rename::run(args, cx),
         Command::Diff(args) => c::diff::run(args, cx),
         Command::Cp(args) => c::cp::run(args, cx),
         Command::Commit(args) => c::commit::run(args, cx),
         Command::Export(args) => c::export::run(args, cx),
+        Command::Stop(args) => c::stop::run(args, cx),
+        Command::Kill(args) => c::kill::run(args, cx),
+        Command::Pause(args) => c::pause::pause(args, cx),
+        Command::Unpause(args) => c::pause::unpause(args, cx),
+        Command::Wait(args) => c::wait::run(args, cx),
+        Command::Exec(args) => c::exec::run(args, cx),
+        Command::Attach(args) => c::attach::run(args, cx),
+        Command::Logs(args) => c::logs::run(args, cx),
         Command::Rm(args) => c::rm::run(args, cx),
         Command::Ps(args) => c::ps::run(args, cx),
         Command::Layers(args) => c::layers::run(args, cx),

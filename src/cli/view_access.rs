@@ -10,17 +10,18 @@
 
 use std::io::{PipeWriter, pipe};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, StatVfsMountFlags, fstat, fstatvfs, major, minor};
 use rustix::io::fcntl_dupfd_cloexec;
 
-use super::commands::mount::{prepare, spawn_with_input};
+use super::commands::mount::{prepare, spawn_with};
 use super::commands::umount::{Ended, end_view};
 use super::context::Context;
 use super::error::CommandError;
 use super::serve::{Io, Service};
+use crate::container::bundle::open_root;
 use crate::container::find;
 use crate::container::view::mount_of;
 use crate::db::{Container, View};
@@ -76,9 +77,19 @@ impl ViewAccess {
         self.root.as_fd()
     }
 
-    /// The root directory as the container's processes see it, open as a location. It runs none here,
-    /// so that is the view's.
+    /// The root directory as the container's processes see it, with what is mounted there for them, open
+    /// as a location. Where none runs that is the view's.
     pub fn inner_root(&self) -> Result<OwnedFd, CommandError> {
+        let told = |root: &OwnedFd| fstat(root).map(|stat| (stat.st_dev, stat.st_ino));
+        if let Some(process) = &self.view.process {
+            let path = PathBuf::from(format!("/proc/{}/root", process.pid));
+            // It may have ended; its ID may be another's, or of another PID namespace.
+            if let Ok(root) = open_root(&path)
+                && told(&root)? == told(&self.root)?
+            {
+                return Ok(root);
+            }
+        }
         Ok(fcntl_dupfd_cloexec(&self.root, 3)?)
     }
 
@@ -98,7 +109,7 @@ impl ViewAccess {
                     Err(_) => {}
                     opened => return opened,
                 },
-                Some(view) => match open_root(&cx.store, view, access)? {
+                Some(view) => match view_root(&cx.store, view, access)? {
                     Some(root) => {
                         return Ok(ViewAccess {
                             container: container.clone(),
@@ -133,9 +144,9 @@ impl ViewAccess {
             ..prepared
         };
         let (input, starter) = pipe()?;
-        spawn_with_input(cx, &service, input.into())?;
+        spawn_with(cx, &service, input.into())?;
         if let Some(view) = cx.db.read(|tx| tx.view(&container.id))?
-            && let Some(root) = open_root(&cx.store, &view, access)?
+            && let Some(root) = view_root(&cx.store, &view, access)?
         {
             return Ok(ViewAccess {
                 container: container.clone(),
@@ -168,7 +179,7 @@ impl ViewAccess {
 
 /// The root directory of a container that has a view; `None` if the view is just coming or going, or
 /// is another command's and does not serve this access.
-fn open_root(store: &Store, view: &View, access: Access) -> Result<Option<OwnedFd>, CommandError> {
+fn view_root(store: &Store, view: &View, access: Access) -> Result<Option<OwnedFd>, CommandError> {
     let Some(mount) = mount_of(store, view)?.filter(|_| !view.detached) else {
         return Ok(None);
     };

@@ -35,7 +35,7 @@ pub fn find<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Container, Fin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ContainerId, ImageId};
+    use crate::model::{ContainerId, ImageId, Settings};
     use jiff::Timestamp;
 
     #[test]
@@ -46,9 +46,12 @@ mod tests {
             image: ImageId::of(b""),
             reference: "x".into(),
             command: vec![],
+            settings: Settings::default(),
             created: Timestamp::UNIX_EPOCH,
+            started: None,
             ended: None,
             exit_code: None,
+            error: String::new(),
         };
         let containers = vec![container(0xab, "web"), container(0xac, "abab")];
         let snapshot = Snapshot {

@@ -9,7 +9,7 @@ use super::lock::ServerLock;
 use super::view::bury_predecessor;
 use crate::db::{Container, Db, DbError, Tx, View};
 use crate::model::reference::with_default_tag;
-use crate::model::{ContainerId, ImageId, name};
+use crate::model::{ContainerId, ImageId, Settings, name};
 use crate::store::lock::Attempt;
 use crate::store::remove_tree::remove_tree;
 use crate::store::{Store, StoreError};
@@ -50,6 +50,9 @@ pub enum LifecycleError {
          removing or force remove"
     )]
     Active(String),
+    /// Its processes are frozen.
+    #[error("cannot remove container \"/{0}\": container is paused and must be unpaused first")]
+    Paused(String),
     /// What is mounted there is not the container's to be deleted.
     #[error("cannot remove container \"/{name}\": something is mounted at {}", mountpoint.display())]
     MountedBelow {
@@ -75,8 +78,8 @@ pub struct NewContainer<'a> {
     pub image: &'a ImageId,
     /// The image as the user named it.
     pub reference: &'a str,
-    /// The command to be run.
-    pub command: Vec<String>,
+    /// How its process is to run.
+    pub settings: Settings,
 }
 
 /// Make a container.
@@ -122,10 +125,13 @@ pub fn create(
             name,
             image: new.image.clone(),
             reference: new.reference.to_owned(),
-            command: new.command.clone(),
+            command: new.settings.command(),
+            settings: new.settings.clone(),
             created: Timestamp::now(),
+            started: None,
             ended: None,
             exit_code: None,
+            error: String::new(),
         })?;
         // Inside the transaction: until it is committed nobody takes the directory for an orphan.
         Ok(directory.create(root_of(tx, store, new.image)?.as_deref())?)
@@ -272,7 +278,7 @@ mod tests {
             name: None,
             image: &image,
             reference: "app:1",
-            command: Vec::new(),
+            settings: Settings::default(),
         };
         let error = create(&mut db, &store, &new).unwrap_err();
         assert_eq!(error.to_string(), "No such image: app:1");
@@ -286,9 +292,12 @@ mod tests {
             image: ImageId::of(b"image"),
             reference: "app:1".into(),
             command: Vec::new(),
+            settings: Settings::default(),
             created: Timestamp::now(),
+            started: None,
             ended: None,
             exit_code: None,
+            error: String::new(),
         };
         std::fs::create_dir_all(store.container(&container.id).upper()).unwrap();
         db.write(|tx| tx.insert_container(&container)).unwrap();

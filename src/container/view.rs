@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::lifecycle::LifecycleError;
 use super::lock::{Look, ServerLock};
+use super::remains;
 use crate::db::{Container, Db, DbError, NewView, Tx, View};
 use crate::model::ContainerId;
 use crate::store::remove_tree::remove_tree;
@@ -49,12 +50,13 @@ pub fn begin(
     })?)
 }
 
-/// Write down that a view has ended; of a transient one the container shows nothing. False if another
-/// process has done so.
+/// Write down that a view has ended. False if another process has done so. Of a transient one the
+/// container shows nothing; a container that has run keeps the exit code and the time of its process's end.
 pub fn end(db: &mut Db, view: &View, exit_code: i32) -> Result<bool, DbError> {
     db.write(|tx| {
         let ended = tx.delete_view(view)?;
-        if ended && !view.transient {
+        let container = tx.container(&view.container)?;
+        if ended && !view.transient && container.is_some_and(|c| c.started.is_none()) {
             tx.set_container_ended(&view.container, exit_code)?;
         }
         Ok(ended)
@@ -126,10 +128,22 @@ pub fn bury_predecessor(
     Ok(())
 }
 
-/// Detach what a dead server left mounted and write down the end of its view. Returns why it could
+/// End what a dead server left running, detach what it left mounted, and write down the end of its view. Returns why it could
 /// not be detached, if so: that does not keep its end from being recorded.
 fn bury(db: &mut Db, store: &Store, view: &View) -> Result<Option<StoreError>, DbError> {
+    remains::clear(store, &view.container, view.process.as_ref());
     let failed = detach(store, &view.container).err();
+    db.write(|tx| {
+        if tx.clear_view_process(view)? {
+            match tx.container(&view.container)? {
+                Some(container) if container.settings.auto_remove => {
+                    tx.delete_container(&container.id)?;
+                }
+                _ => tx.set_container_ended(&view.container, KILLED)?,
+            }
+        }
+        Ok::<_, DbError>(())
+    })?;
     end(db, view, KILLED)?;
     Ok(failed)
 }
@@ -195,6 +209,18 @@ impl Server {
             }
             Server::Ended => Ok(true),
         }
+    }
+
+    /// Its view is over: wait until it has reclaimed what that held, as long as that takes. Of one that
+    /// is elsewhere this cannot be known.
+    pub fn wait_for_reclaim(&self) -> Result<(), LifecycleError> {
+        if let Server::Here(process) = self {
+            let process_table = Path::new("/proc");
+            process
+                .wait(None)
+                .map_err(StoreError::at("watch", process_table))?;
+        }
+        Ok(())
     }
 }
 

@@ -27,7 +27,7 @@ pub use error::DbError;
 pub use events::{Action, Event};
 pub use images::{Image, ImageLayer, NewImage};
 pub use snapshot::Snapshot;
-pub use views::{Holder, NewView, View};
+pub use views::{Holder, NewView, Process, View};
 
 /// How long a writer waits for the others before it gives up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -147,6 +147,20 @@ where
     text.parse().map_err(|e: T::Err| {
         rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e))
     })
+}
+
+/// The same for a column that may be NULL.
+fn parsed_if_there<T: std::str::FromStr>(
+    row: &rusqlite::Row<'_>,
+    column: usize,
+) -> rusqlite::Result<Option<T>>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    match row.get_ref(column)? {
+        rusqlite::types::ValueRef::Null => Ok(None),
+        _ => parsed(row, column).map(Some),
+    }
 }
 
 /// SQLite's integers are signed; no size or count here comes near their end.

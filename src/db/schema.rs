@@ -10,7 +10,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::DbError;
 
 /// One script a version, oldest first. A script that was released is never edited.
-const MIGRATIONS: [&str; 2] = [V1, V2];
+const MIGRATIONS: [&str; 3] = [V1, V2, V3];
 
 /// Times are RFC 3339 in UTC, digests begin with `sha256:`, sizes are bytes.
 const V1: &str = "
@@ -84,9 +84,21 @@ CREATE TABLE events (
 ) STRICT;
 ";
 
+/// Containers that run.
+const V2: &str = "
+ALTER TABLE containers ADD COLUMN settings TEXT NOT NULL DEFAULT '{}';  -- JSON
+ALTER TABLE containers ADD COLUMN started TEXT;             -- when its process last began to run
+ALTER TABLE containers ADD COLUMN error TEXT NOT NULL DEFAULT '';   -- why it last did not
+
+-- The process that a view's server holds; NULL where it only serves the view.
+ALTER TABLE views ADD COLUMN process INTEGER;
+ALTER TABLE views ADD COLUMN started TEXT;
+ALTER TABLE views ADD COLUMN runtime BLOB;                  -- path of the OCI runtime
+";
+
 /// Views that a command mounts for itself alone, and the order of the layers that a view pins: it is
 /// still to be known when their image is gone.
-const V2: &str = "
+const V3: &str = "
 ALTER TABLE views ADD COLUMN transient INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE pins ADD COLUMN position INTEGER NOT NULL DEFAULT 0; -- 0 is the topmost
 ";
@@ -136,6 +148,32 @@ mod tests {
         drop(Db::open(&path).unwrap());
         drop(Db::open(&path).unwrap());
         assert_eq!(version(&Connection::open(&path).unwrap()).unwrap(), KNOWN);
+    }
+
+    #[test]
+    fn a_store_of_the_first_version_keeps_its_containers() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.db");
+        let id = "ab".repeat(32);
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(V1).unwrap();
+        old.pragma_update(None, "user_version", 1).unwrap();
+        old.execute_batch(&format!(
+            "INSERT INTO containers (id, name, image, reference, command, created)
+             VALUES ('{id}', 'web', 'sha256:{id}', 'app:1', '[\"sh\"]', '2024-01-01T00:00:00Z');
+             INSERT INTO views (container, pid, mountpoint, mounted)
+             VALUES ('{id}', 7, CAST('/v' AS BLOB), '2024-01-01T00:00:00Z');"
+        ))
+        .unwrap();
+        drop(old);
+        let mut db = Db::open(&path).unwrap();
+        let snapshot = crate::db::Snapshot::take(&mut db).unwrap();
+        assert_eq!(
+            snapshot.containers[0].settings,
+            crate::model::Settings::default()
+        );
+        assert_eq!(snapshot.containers[0].command, ["sh"]);
+        assert_eq!(snapshot.views[0].process, None);
     }
 
     #[test]

@@ -56,9 +56,10 @@ impl Snapshot {
         image.tags.is_empty() && self.containers_of(&image.id).next().is_none()
     }
 
-    /// Where a container stands.
+    /// Where a container stands, as far as the database knows: one that is paused runs.
     pub fn state(&self, container: &Container) -> ContainerState {
         match (self.view(&container.id), container.ended) {
+            (Some(view), _) if view.process.is_some() => ContainerState::Running,
             (Some(_), _) => ContainerState::Mounted,
             (None, Some(_)) => ContainerState::Exited,
             (None, None) => ContainerState::Created,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use rusqlite::params;
 
-use super::{Action, DbError, Tx, parsed};
+use super::{Action, DbError, Tx, parsed, parsed_if_there};
 use crate::model::ContainerId;
 
 /// A view that is served, or whose server died a moment ago.
@@ -28,8 +28,21 @@ pub struct View {
     /// Mounted by a command for itself: it goes with the command, and the container is then what it
     /// was before.
     pub transient: bool,
+    /// The container's process that its server holds, if it runs one.
+    pub process: Option<Process>,
     /// The rows of the layers that it pins, topmost first.
     pub pins: Vec<i64>,
+}
+
+/// The first process of a container that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Its process ID, in the server's PID namespace.
+    pub pid: i32,
+    /// When it was started.
+    pub started: Timestamp,
+    /// The OCI runtime that runs it.
+    pub runtime: PathBuf,
 }
 
 impl View {
@@ -68,17 +81,27 @@ pub struct NewView<'a> {
 const SAME: &str = "container = ? AND pid = ? AND mounted = ?";
 
 /// What both queries select, in the order in which `view` reads it.
-const COLUMNS: &str = "container, pid, mountpoint, mounted, detached, transient";
+const COLUMNS: &str =
+    "container, pid, mountpoint, mounted, detached, process, started, runtime, transient";
 
 /// A view without its pins, which are in a table of their own.
 fn view(row: &rusqlite::Row<'_>) -> rusqlite::Result<View> {
+    let process = match (row.get(5)?, parsed_if_there(row, 6)?, row.get(7)?) {
+        (Some(pid), Some(started), Some::<Vec<u8>>(runtime)) => Some(Process {
+            pid,
+            started,
+            runtime: OsString::from_vec(runtime).into(),
+        }),
+        _ => None,
+    };
     Ok(View {
         container: parsed(row, 0)?,
         pid: row.get(1)?,
         mountpoint: OsString::from_vec(row.get(2)?).into(),
         mounted: parsed(row, 3)?,
         detached: row.get(4)?,
-        transient: row.get(5)?,
+        transient: row.get(8)?,
+        process,
         pins: Vec::new(),
     })
 }
@@ -154,6 +177,7 @@ impl Tx<'_> {
             mounted: self.now,
             detached: false,
             transient: view.transient,
+            process: None,
             pins: view.pins.to_vec(),
         })
     }
@@ -201,6 +225,44 @@ impl Tx<'_> {
             params![view.container.hex(), view.pid, view.mounted.to_string()],
         )?;
         Ok(())
+    }
+
+    /// Note that a view's server runs the container's process, since now. Gives what is on record.
+    pub fn set_view_process(
+        &self,
+        view: &View,
+        pid: i32,
+        runtime: &Path,
+    ) -> Result<Process, DbError> {
+        self.tx.execute(
+            &format!("UPDATE views SET process = ?, started = ?, runtime = ? WHERE {SAME}"),
+            params![
+                pid,
+                self.now.to_string(),
+                runtime.as_os_str().as_bytes(),
+                view.container.hex(),
+                view.pid,
+                view.mounted.to_string()
+            ],
+        )?;
+        Ok(Process {
+            pid,
+            started: self.now,
+            runtime: runtime.to_owned(),
+        })
+    }
+
+    /// Note that the process of a view has ended; the view may live on for those who use it. False
+    /// if that is on record already.
+    pub fn clear_view_process(&self, view: &View) -> Result<bool, DbError> {
+        let changed = self.tx.execute(
+            &format!(
+                "UPDATE views SET process = NULL, started = NULL, runtime = NULL
+                 WHERE {SAME} AND process IS NOT NULL"
+            ),
+            params![view.container.hex(), view.pid, view.mounted.to_string()],
+        )?;
+        Ok(changed > 0)
     }
 
     fn record_pins(

@@ -19,6 +19,7 @@ use crate::archive::ImageConfig;
 use crate::archive::tree_tar::{TreeTar, TreeTarError};
 use crate::db::{Container, Db, DbError};
 use crate::model::reference::with_default_tag;
+use crate::model::settings::Settings;
 use crate::model::{DiffId, ImageId, Reference};
 use crate::store::layout::open_directory;
 use crate::store::staging::Staged;
@@ -212,7 +213,7 @@ fn config(
         Some(Value::Object(run)) => run,
         _ => Map::new(),
     };
-    let command = own_command(&mut run, &commit.container.command);
+    let command = own_settings(&mut run, commit.container);
     change::apply(&mut run, commit.changes)?;
     config.insert("config".into(), run.into());
     // Of the container that the image was made of, and of the program that made it.
@@ -263,22 +264,50 @@ fn config(
     }
 }
 
-/// The arguments that the container was created with, if others than the image's, become the image's.
-/// Gives them without the entry point.
-fn own_command(run: &mut Map<String, Value>, command: &[String]) -> Vec<String> {
-    let words = |key: &str| -> Vec<String> {
-        let list = run.get(key).and_then(Value::as_array);
-        let words = list.into_iter().flatten().filter_map(Value::as_str);
-        words.map(str::to_owned).collect()
-    };
-    let (entrypoint, cmd) = (words("Entrypoint"), words("Cmd"));
-    match command.strip_prefix(entrypoint.as_slice()) {
-        Some(own) if own != cmd => {
-            run.insert("Cmd".into(), own.to_vec().into());
-            own.to_vec()
+/// How the container was told to run becomes how the image's containers run, as far as an image says
+/// that. What is the same stays as it stands in the config. Gives the command without the entry point.
+fn own_settings(run: &mut Map<String, Value>, container: &Container) -> Vec<String> {
+    let settings = &container.settings;
+    // One of an older version has none but its command.
+    if *settings != Settings::default() {
+        let lists = [
+            ("Entrypoint", &settings.entrypoint),
+            ("Cmd", &settings.cmd),
+            ("Env", &settings.env),
+        ];
+        for (key, own) in lists {
+            if *own != words(run, key) {
+                run.insert(key.to_owned(), own.clone().into());
+            }
         }
-        Some(_) | None => cmd,
+        let texts = [
+            ("WorkingDir", &settings.working_dir),
+            ("User", &settings.user),
+            ("StopSignal", &settings.stop_signal),
+        ];
+        for (key, own) in texts {
+            if run.get(key).and_then(Value::as_str).unwrap_or_default() != own {
+                run.insert(key.to_owned(), own.clone().into());
+            }
+        }
     }
+    let own = container
+        .command
+        .strip_prefix(words(run, "Entrypoint").as_slice());
+    match own {
+        Some(own) if own != words(run, "Cmd") => {
+            run.insert("Cmd".into(), own.to_vec().into());
+        }
+        Some(_) | None => {}
+    }
+    words(run, "Cmd")
+}
+
+/// A list of strings of the config; empty where it has none.
+fn words(run: &Map<String, Value>, key: &str) -> Vec<String> {
+    let list = run.get(key).and_then(Value::as_array);
+    let words = list.into_iter().flatten().filter_map(Value::as_str);
+    words.map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -293,8 +322,11 @@ mod tests {
             reference: "app:1".into(),
             command: command.iter().map(|word| (*word).to_owned()).collect(),
             created: Timestamp::UNIX_EPOCH,
+            settings: Settings::default(),
+            started: None,
             ended: None,
             exit_code: None,
+            error: String::new(),
         }
     }
 
@@ -337,6 +369,20 @@ mod tests {
         });
         assert_eq!(made, expected);
         assert!(created.parse::<Timestamp>().is_ok());
+        let mut other = container.clone();
+        other.command = vec!["/x".into()];
+        other.settings = Settings {
+            cmd: vec!["/x".into()],
+            env: vec!["A=b".into(), "C=d".into()],
+            user: "7".into(),
+            ..Settings::default()
+        };
+        commit.container = &other;
+        let (_, bytes) = config(&base, &commit, Some(&upper)).unwrap();
+        let made: Value = serde_json::from_slice(&bytes).unwrap();
+        let expected =
+            json!({ "Entrypoint": [], "Cmd": ["/x"], "Env": ["A=b", "C=d"], "User": "x" });
+        assert_eq!(made["config"], expected);
         (commit.author, commit.message) = ("", "");
         let (_, bytes) = config(&base, &commit, None).unwrap();
         let made: Value = serde_json::from_slice(&bytes).unwrap();

@@ -229,7 +229,7 @@ pub fn apply(plan: &RemovalPlan, snapshot: &mut Snapshot) {
 mod tests {
     use super::*;
     use crate::db::{ImageLayer, View};
-    use crate::model::Layer;
+    use crate::model::{Layer, Settings};
     use jiff::Timestamp;
 
     const FORCE: Manner = Manner {
@@ -279,9 +279,12 @@ mod tests {
             image: image.id.clone(),
             reference: "x".into(),
             command: vec![],
+            settings: Settings::default(),
             created: Timestamp::from_second(i64::from(n)).unwrap(),
+            started: None,
             ended: None,
             exit_code: None,
+            error: String::new(),
         }
     }
 
@@ -293,6 +296,7 @@ mod tests {
             mounted: Timestamp::UNIX_EPOCH,
             detached: false,
             transient: false,
+            process: None,
             pins: pins.to_vec(),
         }
     }

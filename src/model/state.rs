@@ -35,14 +35,21 @@ pub enum ContainerState {
     Created,
     /// Its view is served, without a process of its own.
     Mounted,
-    /// It was mounted and is no more.
+    /// Its process runs.
+    Running,
+    /// Its process is there, and frozen.
+    Paused,
+    /// It was mounted or ran, and does so no more.
     Exited,
 }
 
 impl ContainerState {
     /// Whether the view is being served, and so pins the image's layers.
     pub fn is_active(self) -> bool {
-        matches!(self, ContainerState::Mounted)
+        matches!(
+            self,
+            ContainerState::Mounted | ContainerState::Running | ContainerState::Paused
+        )
     }
 }
 
@@ -51,6 +58,8 @@ impl fmt::Display for ContainerState {
         f.write_str(match self {
             ContainerState::Created => "created",
             ContainerState::Mounted => "mounted",
+            ContainerState::Running => "running",
+            ContainerState::Paused => "paused",
             ContainerState::Exited => "exited",
         })
     }

@@ -79,6 +79,7 @@ mod tests {
             mounted: Timestamp::UNIX_EPOCH,
             detached: false,
             transient: false,
+            process: None,
             pins,
         }
     }

@@ -8,7 +8,7 @@
 //!   staging/<unique>/    a layer being unpacked (see `store::staging`)
 //!   marked/<hex>.<row>/  a layer without a name, still read by the views that pin it
 //!   images/<hex>/        config, and index: the merged one of its layers
-//!   containers/<hex>/    upper/ work/ merged/ log
+//!   containers/<hex>/    upper/ work/ merged/ log output; run/ (see `container::bundle`)
 //! ```
 //!
 //! This room does not decide what goes where: it is told by those who have a transaction of the
@@ -241,6 +241,16 @@ impl ContainerDir {
     /// The mount point where no other was given.
     pub fn merged(&self) -> PathBuf {
         self.0.join("merged")
+    }
+
+    /// What is there while its process runs.
+    pub fn run(&self) -> PathBuf {
+        self.0.join("run")
+    }
+
+    /// What its process has written to its standard output and error.
+    pub fn output(&self) -> PathBuf {
+        self.0.join("output")
     }
 
     /// What the view's server has to say.

@@ -1,6 +1,8 @@
 //! The only unsafe code and the only raw system calls.
 #![allow(unsafe_code)]
 
+pub mod cgroups;
+pub mod children;
 pub mod descriptors;
 pub mod dirfd;
 pub mod fusermount;
@@ -9,6 +11,7 @@ pub mod map;
 pub mod mounts;
 pub mod processes;
 pub mod remove_tree;
+pub mod terminal;
 pub mod writeback;
 
 use std::io;

@@ -249,7 +249,19 @@ impl Process {
     /// # Errors
     /// EPERM for another user's.
     pub fn terminate(&self) -> io::Result<bool> {
-        match pidfd_send_signal(&self.0, Signal::TERM) {
+        self.signal(Signal::TERM)
+    }
+
+    /// End it by SIGKILL; false if it has ended already.
+    ///
+    /// # Errors
+    /// EPERM for another user's.
+    pub fn kill(&self) -> io::Result<bool> {
+        self.signal(Signal::KILL)
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<bool> {
+        match pidfd_send_signal(&self.0, signal) {
             Ok(()) => Ok(true),
             Err(rustix::io::Errno::SRCH) => Ok(false),
             Err(e) => Err(e.into()),

@@ -163,7 +163,7 @@ pub fn stopped_container_starts_again_after_load() {
     assert_eq!(store.container_state(&container), "exited");
 
     store.load(&app(&["app:1"]));
-    store.ok(&["start", &container]);
+    store.mount(&container);
     let row = store.container(&container);
     assert_eq!(
         (&row["ImagePresent"], text(&row, "State")),

@@ -15,10 +15,10 @@ use crate::cli::error::CommandError;
 use crate::cli::interrupt::on_interrupt;
 use crate::cli::view_access::{Access, ViewAccess, with_view};
 use crate::container::changes::{Change, ChangeKind};
-use crate::container::find;
 use crate::container::lifecycle::LifecycleError;
+use crate::container::{find, process};
 use crate::image::commit::{Commit, CommitError, LayerTar, commit};
-use crate::model::{ImageId, Reference};
+use crate::model::{ContainerState, ImageId, Reference};
 use crate::sys::in_root::open_beneath;
 
 /// Arguments of `commit`.
@@ -81,16 +81,25 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     cx.line(image)
 }
 
-/// Do something while the container's processes stand still, if it has some and `pause` says so.
-///
-/// This is the one place for that: nothing runs in a view yet.
+/// Do something while the container's processes stand still, if it has some and `pause` says so. One
+/// that is paused already stays so.
 fn while_paused<T>(
     cx: &mut Context,
-    _view: &ViewAccess,
-    _pause: bool,
+    view: &ViewAccess,
+    pause: bool,
     act: impl FnOnce(&mut Context) -> Result<T, CommandError>,
 ) -> Result<T, CommandError> {
-    act(cx)
+    let snapshot = cx.snapshot()?;
+    let container = &view.container;
+    if !pause || process::state(&cx.store, &snapshot, container)? != ContainerState::Running {
+        return act(cx);
+    }
+    process::pause(&cx.store, &snapshot, container)?;
+    let result = act(cx);
+    let unpaused = process::unpause(&cx.store, &snapshot, container);
+    let value = result?;
+    unpaused?;
+    Ok(value)
 }
 
 fn make(

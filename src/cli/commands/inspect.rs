@@ -5,10 +5,12 @@ use serde_json::{Value, json};
 use super::for_each;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
+use crate::container::bundle::hostname;
 use crate::container::view::mount_of;
-use crate::container::{FindError, find};
+use crate::container::{FindError, find, process};
 use crate::db::{Container, Image, Snapshot};
 use crate::image::{ResolveError, config, resolve};
+use crate::model::ContainerState;
 
 /// Arguments of `inspect`.
 #[derive(Debug, clap::Args)]
@@ -88,27 +90,71 @@ fn inspect_container(
     container: &Container,
 ) -> Result<Value, CommandError> {
     let directory = cx.store.container(&container.id);
-    let state = snapshot.state(container);
+    let state = process::state(&cx.store, snapshot, container)?;
     let view = snapshot.view(&container.id);
+    let process = view.and_then(|view| view.process.as_ref());
     let mount = view
         .map(|view| mount_of(&cx.store, view))
         .transpose()?
         .flatten();
+    let settings = &container.settings;
+    let mounts: Vec<Value> = settings
+        .binds
+        .iter()
+        .map(|bind| {
+            json!({
+                "Type": "bind",
+                "Source": bind.source,
+                "Destination": bind.destination,
+                "RW": !bind.read_only,
+            })
+        })
+        .collect();
     Ok(json!({
         "Id": container.id,
         "Created": container.created,
         "Name": format!("/{}", container.name),
+        "Path": container.command.first(),
+        "Args": container.command.get(1..).unwrap_or_default(),
         "Image": container.image,
         "ImagePresent": snapshot.image(&container.image).is_some(),
-        "Config": { "Image": container.reference, "Cmd": container.command },
+        "Config": {
+            "Image": container.reference,
+            "Hostname": hostname(&container.id, settings),
+            "User": settings.user,
+            "Env": settings.env,
+            "Entrypoint": settings.entrypoint,
+            "Cmd": settings.cmd,
+            "WorkingDir": settings.working_dir,
+            "Tty": settings.tty,
+            "OpenStdin": settings.open_stdin,
+            "StopSignal": settings.stop_signal,
+        },
+        "HostConfig": {
+            "Binds": settings.binds.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "NetworkMode": settings.network,
+            "ReadonlyRootfs": settings.read_only,
+            "AutoRemove": settings.auto_remove,
+            "Runtime": settings.runtime,
+        },
+        "Mounts": mounts,
         "State": {
             "Status": state,
-            "Pid": view.map_or(0, |v| v.pid),
+            "Running": process.is_some(),
+            "Paused": state == ContainerState::Paused,
+            // Of one that is only mounted, its server's.
+            "Pid": process.map(|p| p.pid).or(view.map(|v| v.pid)).unwrap_or(0),
+            "ServerPid": view.map_or(0, |v| v.pid),
             "ExitCode": container.exit_code.unwrap_or(0),
-            "StartedAt": view.map(|v| v.mounted),
+            "Error": container.error,
+            "StartedAt": process
+                .map(|p| p.started)
+                .or(view.map(|v| v.mounted))
+                .or(container.started),
             "FinishedAt": container.ended,
         },
-        "LogPath": directory.log(),
+        "LogPath": directory.output(),
+        "ServerLogPath": directory.log(),
         "GraphDriver": {
             "Name": "layerctl",
             "Data": {

@@ -1,5 +1,6 @@
 //! One file per command: its arguments, and what it does with them.
 
+pub mod attach;
 pub mod commit;
 pub mod cp;
 pub mod create;
@@ -7,24 +8,31 @@ pub mod demo;
 pub mod df;
 pub mod diff;
 pub mod events;
+pub mod exec;
 pub mod export;
 pub mod fsck;
 pub mod gc;
 pub mod history;
 pub mod images;
 pub mod inspect;
+pub mod kill;
 pub mod layers;
 pub mod load;
+pub mod logs;
 pub mod mount;
 pub mod overlay;
+pub mod pause;
 pub mod prune;
 pub mod ps;
 pub mod rename;
 pub mod rm;
 pub mod rmi;
+pub mod run;
 pub mod start;
+pub mod stop;
 pub mod tag;
 pub mod umount;
+pub mod wait;
 pub mod why;
 
 use super::context::Context;
@@ -47,9 +55,16 @@ fn for_each(
                 failed = true;
             }
             Err(CommandError::Reported) => failed = true,
-            Err(other @ (CommandError::Interrupted | CommandError::BrokenPipe)) => {
-                return Err(other);
+            Err(CommandError::Refused { text, .. }) => {
+                cx.flush()?;
+                complain(&text);
+                failed = true;
             }
+            Err(
+                other @ (CommandError::Interrupted
+                | CommandError::BrokenPipe
+                | CommandError::Ended(_)),
+            ) => return Err(other),
         }
     }
     if failed {

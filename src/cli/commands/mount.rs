@@ -9,12 +9,11 @@ use std::process::Stdio;
 use crate::cli::context::Context;
 use crate::cli::daemon::{self, Started};
 use crate::cli::error::CommandError;
-use crate::cli::serve::{self, Io, Service};
+use crate::cli::serve::{self, Io, Run, Service};
 use crate::cli::view_access;
 use crate::container::find;
 use crate::container::lifecycle::LifecycleError;
 use crate::container::view::{self, mounts_of};
-use crate::model::ContainerId;
 use crate::store::StoreError;
 use crate::sys::mounts::mount_at;
 use crate::sys::reason;
@@ -105,6 +104,7 @@ pub fn prepare(
         volatile: false,
         io: Io::default(),
         transient: false,
+        run: Run::No,
     })
 }
 
@@ -145,15 +145,11 @@ fn check_mountpoint(cx: &mut Context, path: &Path, merged: &Path) -> Result<Path
 
 /// Start the server, and wait until the view is ready or cannot be.
 pub fn spawn(cx: &mut Context, service: &Service) -> Result<(), CommandError> {
-    spawn_with_input(cx, service, Stdio::null())
+    spawn_with(cx, service, Stdio::null())
 }
 
-/// As [`spawn`]; a transient view ends when the server's standard input does.
-pub fn spawn_with_input(
-    cx: &mut Context,
-    service: &Service,
-    input: Stdio,
-) -> Result<(), CommandError> {
+/// The same with something for the server's standard input.
+pub fn spawn_with(cx: &mut Context, service: &Service, stdin: Stdio) -> Result<(), CommandError> {
     let log = cx.store.container(&service.container).log();
     let log_file = OpenOptions::new()
         .append(true)
@@ -165,25 +161,18 @@ pub fn spawn_with_input(
     command
         .arg("--root")
         .arg(cx.store.root())
-        .args(serve::arguments(service));
+        .args(serve::arguments(service))
+        .stdin(stdin)
+        .stderr(log_file)
+        .current_dir("/");
     // What it says before it is ready comes through the pipe, the rest goes to the log.
-    match daemon::start_with_input(command.stderr(log_file).current_dir("/"), input)? {
+    match daemon::start(&mut command)? {
         Started::Ready => Ok(()),
-        Started::Refused(why) => Err(CommandError::new(why)),
+        Started::Refused(text, 1) => Err(CommandError::Message(text)),
+        Started::Refused(text, code) => Err(CommandError::Refused { text, code }),
         Started::Ended(status) => Err(CommandError::new(format!(
             "the view's server ended before the view was ready ({status}); its log is {}",
             log.display()
         ))),
     }
-}
-
-/// Mount a container at its own directory in the store, if it is not mounted.
-pub fn ensure_mounted(cx: &mut Context, container: &ContainerId) -> Result<(), CommandError> {
-    let view = cx.db.read(|tx| tx.view(container))?;
-    let is_there = !mounts_of(&cx.store, container)?.is_empty();
-    if is_there && view.is_some_and(|view| !view.detached) {
-        return Ok(());
-    }
-    let service = prepare(cx, container.hex(), None)?;
-    spawn(cx, &service)
 }

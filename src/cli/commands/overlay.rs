@@ -161,9 +161,9 @@ pub fn run(args: Args) -> Result<(), CommandError> {
         command.arg("-o").arg(list);
     }
     command.arg("--").args(&args.places);
-    match daemon::start(command.stderr(Stdio::inherit()))? {
+    match daemon::start(command.stdin(Stdio::null()).stderr(Stdio::inherit()))? {
         Started::Ready => Ok(()),
-        Started::Refused(why) => Err(CommandError::new(why)),
+        Started::Refused(why, _) => Err(CommandError::new(why)),
         Started::Ended(status) => Err(CommandError::new(format!(
             "the server ended before {} was mounted ({status})",
             args.mount_point().display()
@@ -187,7 +187,7 @@ fn serve_for_a_command(args: &Args, options: &OverlayOptions) -> Result<(), Comm
     });
     match result {
         Err(CommandError::Message(why)) if !is_ready => {
-            daemon::is_refused(&why);
+            daemon::is_refused(&why, 1);
             Err(CommandError::Reported)
         }
         other => other,

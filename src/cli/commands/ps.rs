@@ -8,6 +8,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::list::ListArgs;
 use crate::cli::time;
+use crate::container::process;
 use crate::container::view::mount_of;
 use crate::db::{Container, Snapshot};
 use crate::model::{ContainerState, ImageId};
@@ -16,7 +17,7 @@ use crate::store::Store;
 /// Arguments of `ps`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Also those that are not mounted
+    /// Also those that neither run nor are mounted
     #[arg(short, long)]
     all: bool,
     #[command(flatten)]
@@ -87,15 +88,16 @@ fn row(
     snapshot: &Snapshot,
     c: &Container,
 ) -> Result<Row, CommandError> {
+    let state = process::state(store, snapshot, c)?;
     Ok(Row {
         id: args.list.id(&c.id, c.id.short()),
         image: image_name(snapshot, c),
         command: command(c, args.list.no_trunc),
         created_at: time::absolute(c.created),
         created: time::ago(c.created),
-        status: status(snapshot, c),
+        status: status(snapshot, c, state),
         names: c.name.clone(),
-        state: snapshot.state(c),
+        state,
         image_id: c.image.clone(),
         image_present: snapshot.image(&c.image).is_some(),
         mountpoint: mountpoint(store, snapshot, c)?.display().to_string(),
@@ -119,8 +121,16 @@ fn command(c: &Container, full: bool) -> String {
     }
 }
 
-fn status(snapshot: &Snapshot, c: &Container) -> String {
-    match (snapshot.view(&c.id), c.ended) {
+fn status(snapshot: &Snapshot, c: &Container, state: ContainerState) -> String {
+    let view = snapshot.view(&c.id);
+    if let Some(process) = view.and_then(|view| view.process.as_ref()) {
+        let up = format!("Up {}", time::since(process.started));
+        return match state {
+            ContainerState::Paused => format!("{up} (Paused)"),
+            _ => up,
+        };
+    }
+    match (view, c.ended) {
         (Some(view), _) if view.detached => "Detached, held by open handles".to_owned(),
         (Some(view), _) => format!("Mounted {}", time::since(view.mounted)),
         (None, Some(ended)) => {

@@ -1,17 +1,18 @@
 //! `rm`: remove containers.
 
 use super::for_each;
+use super::stop::stop;
 use super::umount::{Ended, end_view};
 use crate::cli::context::Context;
 use crate::cli::error::{CommandError, complain};
 use crate::container::lifecycle::{self, LifecycleError};
-use crate::container::{FindError, find};
+use crate::container::{FindError, find, process};
 use crate::db::{Container, Snapshot};
 
 /// Arguments of `rm`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Also those that are mounted; a busy view is detached and goes when its last user has
+    /// Also those that run or are mounted; a busy view is detached and goes when its last user has
     #[arg(short, long)]
     force: bool,
     /// Names, IDs, or unambiguous prefixes of IDs
@@ -43,8 +44,20 @@ fn remove(
     force: bool,
 ) -> Result<(), CommandError> {
     if let Some(view) = snapshot.view(&container.id) {
+        if !force && process::is_paused(&cx.store, snapshot, container)? {
+            return Err(LifecycleError::Paused(container.name.clone()).into());
+        }
         if !force {
             return Err(LifecycleError::Active(container.name.clone()).into());
+        }
+        if view.process.is_some() {
+            stop(cx, &container.id, libc::SIGKILL, None)?;
+            let snapshot = cx.snapshot()?;
+            // One that was to go at its end has gone.
+            return match find(&snapshot, container.id.hex()) {
+                Ok(container) => remove(cx, &snapshot, container, force),
+                Err(_) => Ok(()),
+            };
         }
         let busy = view.detached || matches!(end_view(cx, view, false)?, Ended::Busy(_));
         if busy {

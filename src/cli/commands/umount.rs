@@ -8,7 +8,7 @@ use super::for_each;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::container::find;
-use crate::container::view::{Server, mounts_of, server};
+use crate::container::view::{Server, mount_of, mounts_of, server};
 use crate::db::View;
 use crate::store::StoreError;
 use crate::sys::mounts::{Mount, unmount};
@@ -63,6 +63,14 @@ const GRACE: Duration = Duration::from_millis(100);
 /// Unmount a view and wait until its server has ended and reclaimed what it held; or detach it.
 /// [`Ended::Busy`] lazily, if it is not mounted here and its server cannot be reached.
 pub fn end_view(cx: &mut Context, view: &View, lazy: bool) -> Result<Ended, CommandError> {
+    // The container has mounts of its own of it: ours could go, and the view would not end.
+    if let (Some(process), false) = (&view.process, lazy) {
+        let users = match mount_of(&cx.store, view)? {
+            Some(mount) => users(&mount)?.join("; "),
+            None => format!("PID {}", process.pid),
+        };
+        return Ok(Ended::Busy(format!("the container is running: {users}")));
+    }
     // Looked for before it can end: afterwards its ID may be another's.
     let server = server(&mut cx.db, &cx.store, view)?;
     let mounts = mounts_of(&cx.store, &view.container)?;
@@ -134,9 +142,7 @@ fn wait_for_end(
     while !server.wait(Duration::from_millis(10))? {
         let on_record = cx.db.read(|tx| tx.view(&view.container))?;
         if on_record.is_none_or(|now| !now.is_same(view)) {
-            if let Server::Here(process) = server {
-                process.wait(None)?;
-            }
+            server.wait_for_reclaim()?;
             break;
         } else if Instant::now() > end && patience == GRACE {
             break;

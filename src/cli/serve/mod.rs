@@ -1,12 +1,15 @@
 //! The process behind a mounted view.
 //!
-//! It pins the image's layers, serves the union, and when that ends, unpins them and reclaims those
-//! that were marked meanwhile. `mount` starts it as a hidden command of the same program, and reads
+//! It pins the image's layers, serves the union, runs the container's process in it if it is told to
+//! (`process`), and when that ends, unpins the layers and reclaims those that were marked meanwhile. `mount` starts it as a hidden command of the same program, and reads
 //! from its standard output whether the view is ready; what it has to say later goes to the
 //! container's log.
 
+mod process;
+
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,6 +35,8 @@ use crate::store::lock::Attempt;
 use crate::store::{Store, StoreError};
 use crate::sys::reason;
 use crate::union::{IoMode, Layers, MountOptions, Mounted, Options, Union, mount};
+pub use process::stop_signal;
+use process::{Running, Serving};
 
 /// Arguments of the hidden command.
 #[derive(Debug, clap::Args)]
@@ -48,6 +53,12 @@ pub struct Args {
     io: Io,
     #[arg(long)]
     transient: bool,
+    /// Run the container's process
+    #[arg(long)]
+    run: bool,
+    /// Standard input is a socket over which the caller joins
+    #[arg(long)]
+    attached: bool,
 }
 
 /// A view to be served.
@@ -66,6 +77,20 @@ pub struct Service {
     /// For the command alone that starts the server: the view goes with it, and leaves no trace in
     /// the container's state.
     pub transient: bool,
+    /// Whether the container's process runs in it.
+    pub run: Run,
+}
+
+/// Whether a view's server runs the container's process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Run {
+    /// It only serves the view.
+    #[default]
+    No,
+    /// It does.
+    Detached,
+    /// It does, and its standard input is a socket over which its caller has joined.
+    Attached,
 }
 
 /// How files are read and written, as it is said on the command line.
@@ -98,6 +123,8 @@ pub fn arguments(service: &Service) -> Vec<OsString> {
     if let Some(io) = service.io.to_possible_value() {
         arguments.extend(["--io".into(), io.get_name().into()]);
     }
+    arguments.extend((service.run != Run::No).then(|| "--run".into()));
+    arguments.extend((service.run == Run::Attached).then(|| "--attached".into()));
     arguments
 }
 
@@ -112,6 +139,11 @@ pub fn run(args: Args, root: Option<&Path>) -> Result<(), CommandError> {
         volatile: args.volatile,
         io: args.io,
         transient: args.transient,
+        run: match (args.run, args.attached) {
+            (false, _) => Run::No,
+            (true, false) => Run::Detached,
+            (true, true) => Run::Attached,
+        },
     };
     let mut is_ready = false;
     let result = Context::open(root).and_then(|mut cx| {
@@ -125,10 +157,14 @@ pub fn run(args: Args, root: Option<&Path>) -> Result<(), CommandError> {
             Ok(rustix::stdio::dup2_stdout(std::io::stderr())?)
         })
     });
-    if let Err(CommandError::Message(text)) = &result {
+    if let Err(CommandError::Message(text) | CommandError::Refused { text, .. }) = &result {
         error!("{text}");
         if !is_ready {
-            daemon::is_refused(text);
+            let code = match &result {
+                Err(CommandError::Refused { code, .. }) => *code,
+                _ => 1,
+            };
+            daemon::is_refused(text, code);
         }
         return Err(CommandError::Reported);
     }
@@ -160,6 +196,7 @@ pub fn serve(
     };
     // Whoever has the lock knows that a view on record is a dead server's.
     view::bury_predecessor(&mut cx.db, &cx.store, &service.container)?;
+    let open_files = open_files_limit();
     let pins = match begin(cx, &container, service) {
         Ok(pins) => pins,
         Err(error) => {
@@ -168,24 +205,92 @@ pub fn serve(
             return first_of(Err(error), reclaim_all_marked(cx));
         }
     };
-    let mounted = match mount_pinned(cx, &container, service, &directory, &pins) {
+    let running = Running::default();
+    let mounted = match mount_pinned(cx, &container, service, &directory, &pins, &running) {
         Ok(mounted) => mounted,
         Err(error) => {
             detach(&cx.store, &service.container);
-            let cancelled = view::cancel(&mut cx.db, &pins.view).map_err(CommandError::from);
+            let cancelled = cancel(cx, &container, &pins);
             return first_of(Err(error), cancelled.and_then(|()| release(cx, pins, lock)));
         }
     };
     info!("mounted at {}", service.mountpoint.display());
-    let result = ready(cx).and_then(|()| mounted.serve().map_err(at(service, "serve the view")));
-    // An interrupted or aborted view leaves its mount point behind.
+    let serving = Serving::start(mounted, &running)?;
+    let started = match service.run {
+        Run::No => Ok(None),
+        run => take_caller(run).and_then(|caller| {
+            let view = &pins.view;
+            process::start(cx, &container, view, &running, caller, open_files).map(Some)
+        }),
+    };
+    let held = match started {
+        Ok(held) => held,
+        Err(error) => {
+            detach(&cx.store, &service.container);
+            note_refusal(cx, &container, &error);
+            let ended = serving.join().map_err(at(service, "serve the view"));
+            let cancelled = ended.and_then(|()| cancel(cx, &container, &pins));
+            return first_of(Err(error), cancelled.and_then(|()| release(cx, pins, lock)));
+        }
+    };
+    let told = ready(cx);
+    let ended = match &held {
+        Some(held) => process::wait(cx, &container, &pins.view, &running, held).map(|_| ()),
+        None => Ok(()),
+    };
+    if held.is_some() || told.is_err() {
+        // An interrupted or aborted view leaves its mount point behind.
+        detach(&cx.store, &service.container);
+    }
+    let served = serving.join().map_err(at(service, "serve the view"));
+    let result = told.and(ended).and(served);
     detach(&cx.store, &service.container);
     let ended = view::end(&mut cx.db, &pins.view, i32::from(result.is_err()));
     let released = ended.map_err(CommandError::from).and_then(|_| {
         info!("unmounted");
-        release(cx, pins, lock)
+        let Pins { view, pins, .. } = pins;
+        drop(pins);
+        view::remove_abandoned(&mut cx.db, &cx.store, &view.container)?;
+        drop(lock);
+        // Before the bytes go, which may take its time.
+        if let Some(held) = &held {
+            held.release();
+        }
+        reclaim_marked(cx, view.pins)
     });
     first_of(result, released)
+}
+
+/// The socket over which the caller has joined.
+fn take_caller(run: Run) -> Result<Option<UnixStream>, CommandError> {
+    if run != Run::Attached {
+        return Ok(None);
+    }
+    let socket = rustix::stdio::stdin().try_clone_to_owned()?;
+    let null = std::fs::File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(null)?;
+    Ok(Some(socket.into()))
+}
+
+/// The view was never used: the container is what it was before, or gone if it was to go at its end.
+fn cancel(cx: &mut Context, container: &Container, pins: &Pins) -> Result<(), CommandError> {
+    view::cancel(&mut cx.db, &pins.view)?;
+    if container.settings.auto_remove {
+        cx.db.write(|tx| tx.delete_container(&container.id))?;
+    }
+    Ok(())
+}
+
+/// `inspect` shows why the process could not be started.
+fn note_refusal(cx: &mut Context, container: &Container, error: &CommandError) {
+    if let CommandError::Refused { text, code } = error {
+        let noted = cx
+            .db
+            .write(|tx| tx.set_container_error(&container.id, i32::from(*code), text));
+        if let Err(e) = noted {
+            error!("{e}");
+        }
+    }
 }
 
 /// What went wrong first is what the user is told; what then goes wrong in cleaning up is logged.
@@ -197,6 +302,13 @@ fn first_of(
         error!("{text}");
     }
     result.and(cleaned_up)
+}
+
+/// Soft and hard limit of open files as this process was given them: the union raises its own.
+fn open_files_limit() -> (u64, u64) {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let or_none = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+    (or_none(limit.current), or_none(limit.maximum))
 }
 
 fn container(cx: &mut Context, id: &ContainerId) -> Result<Container, CommandError> {
@@ -284,6 +396,7 @@ fn mount_pinned(
     service: &Service,
     directory: &ContainerDir,
     pins: &Pins,
+    running: &Running,
 ) -> Result<Mounted, CommandError> {
     let mut lowers: Vec<OwnedFd> = Vec::new();
     let mut layers = Vec::new();
@@ -324,8 +437,13 @@ fn mount_pinned(
     let mount_point = mounting.lock();
     // Detached, not killed: those who still have files open keep them. From before it is mounted on,
     // for what is told then must not end a server that has a mount by a moment later.
+    let (running, stop_signal) = (running.clone(), stop_signal(container));
     on_interrupt(move || {
         let _mounted = until_mounted.lock();
+        // The view ends when the process has.
+        if running.stop(stop_signal) {
+            return;
+        }
         detach(&store, &view.container);
         let noted = Db::open(&store.database())
             .and_then(|mut db| db.write(|tx| tx.set_view_detached(&view)));

@@ -1,0 +1,315 @@
+//! `exec`: run one more process in a running container.
+//!
+//! The OCI runtime starts it and ends; this command, which adopts orphans, is its parent then. Its
+//! standard input and output are this command's own, or a terminal between them.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use clap::ArgAction;
+
+use crate::cli::context::Context;
+use crate::cli::error::CommandError;
+use crate::cli::interrupt::on_signals;
+use crate::cli::joined::{self, Manner, PASSED_ON};
+use crate::container::bundle::{self, RunDir, hostname, open_root};
+use crate::container::monitor::{ConsoleSocket, FirstProcess};
+use crate::container::process::{self, ProcessError, require_running};
+use crate::container::runtime::{Files, Runtime, RuntimeError, Streams};
+use crate::container::{find, spec};
+use crate::db::{Container, Process};
+use crate::model::settings::set_env;
+use crate::store::StoreError;
+use crate::sys::children;
+use crate::sys::terminal::{self, Raw};
+
+/// Arguments of `exec`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Do not wait for its end
+    #[arg(short, long)]
+    detach: bool,
+    /// Pass standard input on
+    #[arg(short, long)]
+    interactive: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// Set a variable; without a value, the caller's
+    #[arg(short, long, value_name = "NAME[=VALUE]", action = ArgAction::Append)]
+    env: Vec<String>,
+    /// Working directory in the container
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// User name or ID, and group, of the container's /etc/passwd and /etc/group
+    #[arg(short, long, value_name = "USER[:GROUP]", allow_hyphen_values = true)]
+    user: Option<String>,
+    /// Name, ID, or unambiguous prefix of an ID
+    container: String,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+/// Run `exec`.
+pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
+    let snapshot = cx.snapshot()?;
+    let container = find(&snapshot, &args.container)?;
+    let first = require_running(&snapshot, container)?;
+    if process::is_paused(&cx.store, &snapshot, container)? {
+        return Err(ProcessError::PausedForExec(args.container).into());
+    }
+    let manner = Manner {
+        input: args.interactive && !args.detach,
+        tty: args.tty && !args.detach,
+    };
+    joined::check(manner)?;
+    let code = exec(cx, &args, manner, container, first)?;
+    match u8::try_from(code) {
+        Ok(0) => Ok(()),
+        Ok(code) => Err(CommandError::Ended(code)),
+        Err(_) => Err(CommandError::new(format!("the process ended with {code}"))),
+    }
+}
+
+/// The files that describe the process to the runtime; they go when it has read them.
+struct Scratch {
+    process: PathBuf,
+    pid: PathBuf,
+    console: String,
+}
+
+impl Scratch {
+    fn new(run: &RunDir) -> Scratch {
+        let name = format!("exec-{}", std::process::id());
+        Scratch {
+            process: run.path().join(&name),
+            pid: run.path().join(format!("{name}.pid")),
+            console: format!("{name}.console"),
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let console = self.process.with_file_name(&self.console);
+        for path in [&self.process, &self.pid, &console] {
+            match std::fs::remove_file(path) {
+                Err(e) if e.kind() != ErrorKind::NotFound => {
+                    tracing::debug!("{}: {e}", path.display());
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn exec(
+    cx: &mut Context,
+    args: &Args,
+    manner: Manner,
+    container: &Container,
+    first: &Process,
+) -> Result<i32, CommandError> {
+    let run = RunDir::of(&cx.store, &container.id);
+    let scratch = Scratch::new(&run);
+    let description = describe(args, container, first)?;
+    run.write_process(&name_of(&scratch.process), &description)?;
+    children::adopt_orphans()?;
+    let runtime = Runtime::at(&first.runtime);
+    let id = &container.id;
+    let refused = |e: RuntimeError| CommandError::Refused {
+        code: match e.exit_code() {
+            125 => 1,
+            code => code,
+        },
+        text: e.to_string(),
+    };
+    if args.tty {
+        let socket = ConsoleSocket::new(&run, &scratch.console)?;
+        let streams = Streams::Terminal(socket.path().to_owned());
+        let pid = runtime
+            .exec(&run, id, &scratch.process, streams, &scratch.pid)
+            .map_err(refused)?;
+        let terminal = socket.terminal()?;
+        drop(scratch);
+        return match args.detach {
+            true => Ok(0),
+            false => with_terminal(terminal, manner, FirstProcess::new(pid)),
+        };
+    }
+    cx.flush()?;
+    let (stderr, errors) = match args.detach {
+        true => (Stdio::null(), None),
+        false => {
+            let (ours, theirs) = io::pipe()?;
+            (theirs.into(), Some(ours))
+        }
+    };
+    let files = Files {
+        stdin: inherited(manner.input, io::stdin())?,
+        stdout: inherited(!args.detach, io::stdout())?,
+        stderr,
+    };
+    let started = runtime.exec(
+        &run,
+        id,
+        &scratch.process,
+        Streams::Files(files),
+        &scratch.pid,
+    );
+    let pid = started.map_err(refused)?;
+    drop(scratch);
+    match errors {
+        Some(errors) => with_our_streams(errors, FirstProcess::new(pid)),
+        None => Ok(0),
+    }
+}
+
+fn name_of(path: &std::path::Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+/// What the container's own process was told, with the options over it.
+fn describe(
+    args: &Args,
+    container: &Container,
+    first: &Process,
+) -> Result<oci_spec::runtime::Process, CommandError> {
+    // The container's own root directory, with all that is mounted there.
+    let path = PathBuf::from(format!("/proc/{}/root", first.pid));
+    let root = open_root(&path).map_err(StoreError::at("open", &path))?;
+    let mut settings = container.settings.clone();
+    for setting in &args.env {
+        let set = match setting.contains('=') {
+            true => Some(setting.clone()),
+            false => std::env::var(setting)
+                .ok()
+                .map(|value| format!("{setting}={value}")),
+        };
+        set_env(&mut settings.env, set);
+    }
+    if let Some(user) = &args.user {
+        settings.user = user.clone();
+    }
+    if let Some(directory) = &args.workdir {
+        if !directory.starts_with('/') {
+            return Err(CommandError::new("Cwd must be an absolute path"));
+        }
+        settings.working_dir = directory.clone();
+    }
+    let process = bundle::process(&root, &settings, args.command.clone(), args.tty)?;
+    let hostname = hostname(&container.id, &settings);
+    Ok(spec::oci_process(&process, &hostname, None)?)
+}
+
+fn inherited(wanted: bool, stream: impl std::os::fd::AsFd) -> io::Result<Stdio> {
+    Ok(match wanted {
+        true => stream.as_fd().try_clone_to_owned()?.into(),
+        false => Stdio::null(),
+    })
+}
+
+/// Signals are the process's, until it has ended.
+fn pass_signals_on(process: &FirstProcess) -> io::Result<()> {
+    let process = process.clone();
+    on_signals(&PASSED_ON, move |number| {
+        if let Err(e) = process.signal(number) {
+            tracing::debug!("cannot pass signal {number} on: {e}");
+        }
+    })
+}
+
+/// How long output may come after the end of the process: somebody it has started may go on.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Wait for a process that has our standard input and output, and whose errors come through a pipe: at
+/// its start the runtime has the other end, and says itself what is told by its log already.
+fn with_our_streams(
+    mut errors: io::PipeReader,
+    process: FirstProcess,
+) -> Result<i32, CommandError> {
+    let (done, ended) = mpsc::channel();
+    let _copying: JoinHandle<()> = std::thread::spawn(move || {
+        if let Err(e) = io::copy(&mut errors, &mut io::stderr()) {
+            tracing::debug!("cannot pass errors on: {e}");
+        }
+        done.send(()).unwrap_or_default();
+    });
+    pass_signals_on(&process)?;
+    let code = process.wait()?;
+    // Its end, or that of what it has left behind: nothing more is waited for.
+    ended.recv_timeout(PATIENCE).unwrap_or_default();
+    Ok(code)
+}
+
+/// Wait for a process that has a terminal: between it and our own all keys and all output pass.
+fn with_terminal(
+    terminal: File,
+    manner: Manner,
+    process: FirstProcess,
+) -> Result<i32, CommandError> {
+    let raw = match terminal::is_terminal(io::stdin()) {
+        true => Some(Raw::new(io::stdin())?),
+        false => None,
+    };
+    follow_size(&terminal)?;
+    pass_signals_on(&process)?;
+    if manner.input {
+        let mut to = terminal.try_clone()?;
+        let _copying: JoinHandle<()> = std::thread::spawn(move || {
+            if let Err(e) = io::copy(&mut io::stdin(), &mut to) {
+                tracing::debug!("cannot pass input on: {e}");
+            }
+        });
+    }
+    let (done, ended) = mpsc::channel();
+    let mut from = terminal;
+    let _copying: JoinHandle<()> = std::thread::spawn(move || {
+        copy_until_closed(&mut from);
+        done.send(()).unwrap_or_default();
+    });
+    let code = process.wait()?;
+    ended.recv_timeout(PATIENCE).unwrap_or_default();
+    drop(raw);
+    Ok(code)
+}
+
+/// EIO is the end: no process has the terminal any more.
+fn copy_until_closed(terminal: &mut File) {
+    let mut buffer = vec![0; 16 << 10];
+    let mut out = io::stdout();
+    loop {
+        let written = match terminal.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(length) => out.write_all(&buffer[..length]).and_then(|()| out.flush()),
+            Err(e) if e.kind() == ErrorKind::Interrupted => Ok(()),
+            Err(_) => return,
+        };
+        if let Err(e) = written {
+            tracing::debug!("cannot pass output on: {e}");
+            return;
+        }
+    }
+}
+
+fn follow_size(terminal: &File) -> io::Result<()> {
+    let terminal = terminal.try_clone()?;
+    let tell = move || {
+        let size = terminal::size(io::stdin()).or_else(|_| terminal::size(io::stdout()));
+        if let Ok(size) = size
+            && let Err(e) = terminal::set_size(terminal.as_fd(), size)
+        {
+            tracing::debug!("cannot tell the terminal its size: {e}");
+        }
+    };
+    tell();
+    on_signals(&[libc::SIGWINCH], move |_| tell())
+}

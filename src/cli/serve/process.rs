@@ -1,0 +1,216 @@
+//! The part of a view's server that runs the container's process in the view.
+//!
+//! The view is served by threads of its own meanwhile: what is done here, and by the OCI runtime, uses
+//! it. In the order of its life: the bundle, the runtime's `create`, the record, the runtime's `start`,
+//! the end of the process, the record, the end of the view.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tracing::{error, info, warn};
+
+use crate::cli::context::Context;
+use crate::cli::error::CommandError;
+use crate::container::bundle::{self, RunDir};
+use crate::container::monitor::{FirstProcess, Monitor, ends};
+use crate::container::output_log::OutputLog;
+use crate::container::runtime::Runtime;
+use crate::container::{attach, remains};
+use crate::db::{Container, View};
+use crate::model::signal;
+use crate::store::StoreError;
+use crate::sys::children;
+use crate::sys::reason;
+use crate::union::Mounted;
+
+/// How long a process that is told to end by the end of its server may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The process that is running, for those who must end it.
+#[derive(Debug, Clone, Default)]
+pub struct Running(Arc<Mutex<Option<FirstProcess>>>);
+
+impl Running {
+    /// Tell it to end, and see to it; false if there is none.
+    pub fn stop(&self, stop_signal: i32) -> bool {
+        let Some(process) = self.0.lock().clone() else {
+            return false;
+        };
+        send(&process, stop_signal);
+        std::thread::spawn(move || {
+            std::thread::sleep(PATIENCE);
+            send(&process, libc::SIGKILL);
+        });
+        true
+    }
+
+    fn kill(&self) {
+        if let Some(process) = self.0.lock().as_ref() {
+            send(process, libc::SIGKILL);
+        }
+    }
+}
+
+fn send(process: &FirstProcess, number: i32) {
+    if let Err(e) = process.signal(number) {
+        error!("cannot send signal {number} to the container's process: {e}");
+    }
+}
+
+/// The signal that ends a container's process.
+pub fn stop_signal(container: &Container) -> i32 {
+    let wanted = container.settings.stop_signal.as_str();
+    match wanted {
+        "" => libc::SIGTERM,
+        // It was checked when the container was created; an image may say anything.
+        text => signal::number(text).unwrap_or(libc::SIGTERM),
+    }
+}
+
+/// The threads that serve a view.
+pub struct Serving(JoinHandle<io::Result<()>>);
+
+impl Serving {
+    /// Serve it from now on. If it ends before the process does, so does the process: there is
+    /// nothing left that it could read.
+    pub fn start(mounted: Mounted, running: &Running) -> io::Result<Serving> {
+        let running = running.clone();
+        let thread = std::thread::Builder::new().name("view".to_owned());
+        let thread = thread.spawn(move || {
+            let served = mounted.serve();
+            running.kill();
+            served
+        })?;
+        Ok(Serving(thread))
+    }
+
+    /// Wait until the view is over.
+    pub fn join(self) -> io::Result<()> {
+        let ended = self.0.join();
+        ended.unwrap_or_else(|_| Err(io::Error::other("a thread that served it has panicked")))
+    }
+}
+
+/// A container's process, and what belongs to it.
+pub struct Held {
+    runtime: Runtime,
+    run: RunDir,
+    monitor: Monitor,
+}
+
+/// Make the container and run its process. When this fails nothing of it is left, but the view.
+///
+/// `first` is the command that started it, if that wants to see what the process writes.
+pub fn start(
+    cx: &mut Context,
+    container: &Container,
+    view: &View,
+    running: &Running,
+    first: Option<UnixStream>,
+    open_files: (u64, u64),
+) -> Result<Held, CommandError> {
+    let started = try_start(cx, container, view, running, first, open_files);
+    if started.is_err() {
+        running.kill();
+        running.0.lock().take();
+        if let Err(e) = cx.db.write(|tx| tx.clear_view_process(view)) {
+            error!("{e}");
+        }
+        remains::clear(&cx.store, &container.id, None);
+    }
+    started
+}
+
+fn try_start(
+    cx: &mut Context,
+    container: &Container,
+    view: &View,
+    running: &Running,
+    first: Option<UnixStream>,
+    open_files: (u64, u64),
+) -> Result<Held, CommandError> {
+    let settings = &container.settings;
+    let refused = |code: u8| {
+        move |why: &dyn std::fmt::Display| CommandError::Refused {
+            text: why.to_string(),
+            code,
+        }
+    };
+    let runtime = Runtime::find(&settings.runtime).map_err(|e| refused(125)(&e))?;
+    let directory = cx.store.container(&container.id);
+    let log = directory.output();
+    let log = OutputLog::open(&log).map_err(StoreError::at("open", &log))?;
+    let run = bundle::prepare(&cx.store, container, &view.mountpoint, open_files)
+        .map_err(|e| refused(125)(&e))?;
+    let cannot = |what: &'static str| {
+        move |e: io::Error| CommandError::new(format!("cannot {what}: {}", reason(&e)))
+    };
+    children::adopt_orphans().map_err(cannot("wait for the container's process"))?;
+    let listener = attach::listen(&run).map_err(cannot("listen for commands"))?;
+    let (mut ours, theirs) =
+        ends(settings, &run).map_err(cannot("make the container's standard streams"))?;
+    let (streams, console) = theirs.streams();
+    let created = runtime.create(&run, &container.id, streams);
+    let pid = created.map_err(|e| refused(e.exit_code())(&e))?;
+    let process = FirstProcess::new(pid);
+    *running.0.lock() = Some(process.clone());
+    if let Some(console) = console {
+        let terminal = console.terminal().and_then(|t| ours.set_terminal(t));
+        terminal.map_err(cannot("get the container's terminal"))?;
+    }
+    cx.db
+        .write(|tx| tx.set_view_process(view, pid, runtime.program()))?;
+    let monitor = Monitor::start(ours, process, log, listener, first)
+        .map_err(cannot("pass on the container's output"))?;
+    runtime
+        .start(&run, &container.id)
+        .map_err(|e| refused(e.exit_code())(&e))?;
+    cx.db.write(|tx| tx.set_container_started(&container.id))?;
+    info!("started process {pid} with {}", runtime.program().display());
+    Ok(Held {
+        runtime,
+        run,
+        monitor,
+    })
+}
+
+/// Wait for the end of the process, and write it down. Gives its exit code.
+pub fn wait(
+    cx: &mut Context,
+    container: &Container,
+    view: &View,
+    running: &Running,
+    held: &Held,
+) -> Result<i32, CommandError> {
+    let waited = held.monitor.wait();
+    running.0.lock().take();
+    let code = waited?;
+    info!("the process has ended: {code}");
+    if let Err(e) = held.runtime.delete(&held.run, &container.id) {
+        warn!("{e}");
+    }
+    remains::clear(&cx.store, &container.id, None);
+    let noted = cx.db.write(|tx| {
+        tx.clear_view_process(view)?;
+        tx.set_view_detached(view)?;
+        match container.settings.auto_remove {
+            // Its files go with the view, as those of any container that was removed meanwhile.
+            true => tx.delete_container(&container.id),
+            false => tx.set_container_ended(&container.id, code),
+        }
+    });
+    held.monitor.finish(code);
+    noted?;
+    Ok(code)
+}
+
+impl Held {
+    /// The view is over: those who wait for that may go on.
+    pub fn release(&self) {
+        self.monitor.release();
+    }
+}

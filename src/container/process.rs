@@ -1,0 +1,127 @@
+//! The processes of running containers, as commands see and steer them: what is on record, what the
+//! kernel says, and the OCI runtime.
+
+use super::bundle::{RunDir, cgroup};
+use super::runtime::{Runtime, RuntimeError};
+use crate::db::{Container, Process, Snapshot};
+use crate::model::{ContainerId, ContainerState};
+use crate::store::{Store, StoreError};
+use crate::sys::cgroups;
+
+/// Why something cannot be done with a container's process. The texts are Docker's.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// It has none.
+    #[error("Container {0} is not running")]
+    NotRunning(ContainerId),
+    /// It is frozen.
+    #[error("Container {0} is paused, unpause the container before exec")]
+    PausedForExec(String),
+    /// It is frozen.
+    #[error("cannot start a paused container, try unpause instead")]
+    PausedForStart,
+    /// It is frozen.
+    #[error("You cannot attach to a paused container, unpause it first")]
+    PausedForAttach,
+    /// It is frozen already.
+    #[error("Container {0} is already paused")]
+    AlreadyPaused(ContainerId),
+    /// It is not frozen.
+    #[error("Container {0} is not paused")]
+    NotPaused(ContainerId),
+    /// Of the runtime.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// Of the store's or the kernel's files.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Where a container stands: also whether it is paused, which only the kernel knows.
+pub fn state(
+    store: &Store,
+    snapshot: &Snapshot,
+    container: &Container,
+) -> Result<ContainerState, StoreError> {
+    let state = snapshot.state(container);
+    if state != ContainerState::Running {
+        return Ok(state);
+    }
+    let name = cgroup(store, &container.id);
+    let frozen = cgroups::is_frozen(&name).map_err(StoreError::at(
+        "look at the cgroup",
+        std::path::Path::new(&name),
+    ))?;
+    Ok(match frozen {
+        true => ContainerState::Paused,
+        false => ContainerState::Running,
+    })
+}
+
+/// Whether its processes are frozen.
+pub fn is_paused(
+    store: &Store,
+    snapshot: &Snapshot,
+    container: &Container,
+) -> Result<bool, StoreError> {
+    Ok(state(store, snapshot, container)? == ContainerState::Paused)
+}
+
+/// A container's process.
+///
+/// # Errors
+/// [`ProcessError::NotRunning`] if it has none.
+pub fn require_running<'a>(
+    snapshot: &'a Snapshot,
+    container: &Container,
+) -> Result<&'a Process, ProcessError> {
+    let view = snapshot.view(&container.id);
+    view.and_then(|view| view.process.as_ref())
+        .ok_or_else(|| ProcessError::NotRunning(container.id.clone()))
+}
+
+/// Send a signal. A paused container goes on, to get it: as Docker's.
+pub fn signal(
+    store: &Store,
+    snapshot: &Snapshot,
+    container: &Container,
+    number: i32,
+) -> Result<(), ProcessError> {
+    let process = require_running(snapshot, container)?;
+    let runtime = Runtime::at(&process.runtime);
+    let run = RunDir::of(store, &container.id);
+    runtime.kill(&run, &container.id, number)?;
+    if is_paused(store, snapshot, container)? {
+        runtime.resume(&run, &container.id)?;
+    }
+    Ok(())
+}
+
+/// Freeze all of a container's processes.
+pub fn pause(
+    store: &Store,
+    snapshot: &Snapshot,
+    container: &Container,
+) -> Result<(), ProcessError> {
+    let process = require_running(snapshot, container)?;
+    if is_paused(store, snapshot, container)? {
+        return Err(ProcessError::AlreadyPaused(container.id.clone()));
+    }
+    let run = RunDir::of(store, &container.id);
+    Ok(Runtime::at(&process.runtime).pause(&run, &container.id)?)
+}
+
+/// Let all of a container's processes go on.
+pub fn unpause(
+    store: &Store,
+    snapshot: &Snapshot,
+    container: &Container,
+) -> Result<(), ProcessError> {
+    let not_paused = || ProcessError::NotPaused(container.id.clone());
+    let process = require_running(snapshot, container).map_err(|_| not_paused())?;
+    if !is_paused(store, snapshot, container)? {
+        return Err(not_paused());
+    }
+    let run = RunDir::of(store, &container.id);
+    Ok(Runtime::at(&process.runtime).resume(&run, &container.id)?)
+}

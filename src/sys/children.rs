@@ -1,0 +1,101 @@
+//! Processes that this one starts, or is handed when their parent ends.
+
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, kill_process, set_child_subreaper,
+    set_parent_process_death_signal, waitid, waitpid,
+};
+
+/// From now on this process is the parent of its descendants whose own parents end, in place of the
+/// system's first process: so it learns how they end (`PR_SET_CHILD_SUBREAPER`, prctl(2)).
+pub fn adopt_orphans() -> io::Result<()> {
+    Ok(set_child_subreaper(Some(getpid()))?)
+}
+
+/// Lets the kernel kill what `command` starts when the thread that starts it ends, by SIGKILL too.
+pub fn dies_with_us(command: &mut Command) {
+    let parent = std::process::id();
+    // SAFETY: between fork and exec only system calls are made, and nothing is allocated.
+    unsafe {
+        command.pre_exec(move || {
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+            match rustix::process::getppid() {
+                Some(now) if now.as_raw_nonzero().get().cast_unsigned() == parent => Ok(()),
+                // It ended before this was said.
+                _ => Err(io::ErrorKind::BrokenPipe.into()),
+            }
+        });
+    }
+}
+
+/// Waits until a child has ended, and leaves it to be waited for: its ID stays its own.
+pub fn wait_for_end(pid: i32) -> io::Result<()> {
+    let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    loop {
+        match waitid(WaitId::Pid(pid), options) {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// Waits until a child ends. Gives its exit code, or 128 and the number of the signal that ended it,
+/// as shells count.
+pub fn wait(pid: i32) -> io::Result<i32> {
+    let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+    loop {
+        match waitpid(Some(pid), WaitOptions::empty()) {
+            Ok(Some((_, status))) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => return Ok(code),
+                (None, Some(signal)) => return Ok(128 + signal),
+                (None, None) => {}
+            },
+            Ok(None) | Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// Sends a signal to a child that has not been waited for, whose ID is therefore still its own. One
+/// that has ended gets none, which is no error.
+pub fn signal(pid: i32, number: i32) -> io::Result<()> {
+    let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+    let signal = match Signal::from_named_raw(number) {
+        Some(signal) => signal,
+        // SAFETY: of the numbers without a name the C library's own are not let in by those who read
+        // them from users (`model::signal`); the kernel refuses what is no signal.
+        None => unsafe { Signal::from_raw_unchecked(number) },
+    };
+    match kill_process(pid, signal) {
+        Ok(()) | Err(Errno::SRCH) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> i32 {
+        let mut command = Command::new("sh");
+        dies_with_us(command.args(["-c", script]));
+        command.spawn().unwrap().id().cast_signed()
+    }
+
+    #[test]
+    fn how_children_end() {
+        assert_eq!(wait(shell("exit 7")).unwrap(), 7);
+        assert_eq!(wait(shell("kill -TERM $$; sleep 60")).unwrap(), 128 + 15);
+        let sleeper = shell("exec sleep 60");
+        signal(sleeper, 40).unwrap();
+        wait_for_end(sleeper).unwrap();
+        assert_eq!(wait(sleeper).unwrap(), 128 + 40);
+        assert!(wait(sleeper).is_err());
+    }
+}
