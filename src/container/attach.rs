@@ -6,9 +6,11 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::bundle::RunDir;
 use crate::store::layout::open_directory;
@@ -140,11 +142,22 @@ pub fn connect(run: &RunDir) -> io::Result<UnixStream> {
     UnixStream::connect(through(&directory.into(), "attach"))
 }
 
-/// Send a frame to a container's monitor, and go.
+/// How long a monitor may take to do what it is told.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Send a frame to a container's monitor; when this returns it has done what that says.
+///
+/// # Errors
+/// As [`connect`]; `TimedOut` or `WouldBlock` if it does not answer.
 pub fn tell(run: &RunDir, frame: &Frame) -> io::Result<()> {
     let mut monitor = connect(run)?;
+    monitor.set_read_timeout(Some(PATIENCE))?;
     Frame::Wait.send(&mut monitor)?;
-    frame.send(&mut monitor)
+    frame.send(&mut monitor)?;
+    // It lets go of one who has nothing more to say, once it has heard all.
+    monitor.shutdown(Shutdown::Write)?;
+    while Frame::receive(&mut monitor)?.is_some() {}
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! The processes of running containers, as commands see and steer them: what is on record, what the
 //! kernel says, and the OCI runtime.
 
+use std::io::ErrorKind;
+
+use super::attach::{self, Frame};
 use super::bundle::{RunDir, cgroup};
 use super::runtime::{Runtime, RuntimeError};
 use crate::db::{Container, Process, Snapshot};
@@ -88,13 +91,31 @@ pub fn signal(
     number: i32,
 ) -> Result<(), ProcessError> {
     let process = require_running(snapshot, container)?;
-    let runtime = Runtime::at(&process.runtime);
     let run = RunDir::of(store, &container.id);
-    runtime.kill(&run, &container.id, number)?;
+    // By its parent, the monitor, which knows it for sure and is reached from any PID namespace.
+    match attach::tell(&run, &Frame::Signal(number)) {
+        Ok(()) => {}
+        // It has ended since.
+        Err(e) if is_gone(e.kind()) => {
+            return Err(ProcessError::NotRunning(container.id.clone()));
+        }
+        Err(e) => return Err(StoreError::at("send a signal through", run.path())(e).into()),
+    }
     if is_paused(store, snapshot, container)? {
-        runtime.resume(&run, &container.id)?;
+        Runtime::at(&process.runtime).resume(&run, &container.id)?;
     }
     Ok(())
+}
+
+/// What a connection says whose other side has ended.
+fn is_gone(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::NotFound
+            | ErrorKind::ConnectionRefused
+            | ErrorKind::ConnectionReset
+            | ErrorKind::BrokenPipe
+    )
 }
 
 /// Freeze all of a container's processes.

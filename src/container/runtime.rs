@@ -154,8 +154,6 @@ struct Call {
     what: &'static str,
     /// Before the container's ID.
     args: Vec<OsString>,
-    /// After it.
-    last: Option<String>,
     files: Option<Files>,
     dies_with_us: bool,
 }
@@ -165,7 +163,6 @@ impl Call {
         Call {
             what,
             args: Vec::new(),
-            last: None,
             files: None,
             dies_with_us: false,
         }
@@ -235,13 +232,6 @@ impl Runtime {
         self.begin(run, id, call, streams, pid_file)
     }
 
-    /// Send a signal to the first process.
-    pub fn kill(&self, run: &RunDir, id: &ContainerId, signal: i32) -> Result<(), RuntimeError> {
-        let mut call = Call::new("kill");
-        call.last = Some(signal.to_string());
-        self.call(run, id, call)
-    }
-
     /// Freeze all processes.
     pub fn pause(&self, run: &RunDir, id: &ContainerId) -> Result<(), RuntimeError> {
         self.call(run, id, Call::new("pause"))
@@ -296,7 +286,6 @@ impl Runtime {
             .arg(call.what)
             .args(call.args)
             .arg(id.hex())
-            .args(call.last)
             .current_dir(run.path());
         let files = call.files.unwrap_or_else(Files::null);
         command

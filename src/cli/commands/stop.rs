@@ -8,7 +8,6 @@ use crate::cli::error::CommandError;
 use crate::cli::serve::stop_signal;
 use crate::container::find;
 use crate::container::process::{self, ProcessError};
-use crate::container::runtime::RuntimeError;
 use crate::container::view::{Server, server};
 use crate::db::{Container, View};
 use crate::model::{ContainerId, ContainerState};
@@ -89,21 +88,8 @@ fn send(cx: &mut Context, container: &Container, signal: i32) -> Result<(), Comm
     let snapshot = cx.snapshot()?;
     match process::signal(&cx.store, &snapshot, container, signal) {
         Ok(()) | Err(ProcessError::NotRunning(_)) => Ok(()),
-        // Between the look and the call.
-        Err(ProcessError::Runtime(RuntimeError::Failed { .. }))
-            if !is_running(cx, &container.id)? =>
-        {
-            Ok(())
-        }
         Err(e) => Err(e.into()),
     }
-}
-
-fn is_running(cx: &mut Context, id: &ContainerId) -> Result<bool, CommandError> {
-    // A runtime that finds no process is a moment ahead of the record.
-    std::thread::sleep(Duration::from_millis(200));
-    let view = cx.db.read(|tx| tx.view(id))?;
-    Ok(view.is_some_and(|view| view.process.is_some()))
 }
 
 /// Wait until the process of a view has ended; false if it has not within `limit`.
