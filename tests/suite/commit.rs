@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::container_files::{base, change};
 use crate::harness::store::names_in;
-use crate::harness::{LoopFs, Run, Store, json_lines, noise, tree, wait_until};
+use crate::harness::{Image, Layer, LoopFs, Run, Store, json_lines, noise, tree, wait_until};
 use crate::samples::{app, check_app};
 
 /// Runs `commit`; gives the ID that it prints.
@@ -283,4 +283,91 @@ pub fn a_full_disk() {
     assert!(copied.join("small").exists() && !copied.join("large").exists());
     store.ok(&["umount", &container, &copy]);
     store.check_at_rest();
+}
+
+/// An image with a shell.
+pub fn shell() -> Image {
+    let busybox = Run::of(Command::new("sh").args(["-c", "command -v busybox"])).ok();
+    let program = fs::read(busybox.trim_end()).unwrap();
+    let mut layer = Layer::new()
+        .dir("bin")
+        .file("bin/busybox", program)
+        .mode(0o755);
+    for name in ["sh", "sleep", "mv"] {
+        layer = layer.symlink(&format!("bin/{name}"), "busybox");
+    }
+    Image::new(&["shell:1"], vec![layer])
+}
+
+/// A process writes the same number to a file that comes early in the tar, then to one that comes late:
+/// standing still, the late one is never ahead.
+pub fn a_running_container_is_paused() {
+    let store = Store::new();
+    store.load(&shell());
+    let script = "i=0; while :; do i=$((i+1)); \
+                  echo $i > /t; mv /t /a; echo $i > /t; mv /t /z; done";
+    let id = store.ok(&[
+        "run", "-d", "--name", "web", "-e", "X=y", "-w", "/bin", "shell:1", "sh", "-c", script,
+    ]);
+    let view = store
+        .root()
+        .join("containers")
+        .join(id.trim_end())
+        .join("merged");
+    let large = fs::File::create(view.join("large")).unwrap();
+    large.set_len(16 << 20).unwrap();
+    wait_until("it counts", || view.join("z").exists());
+    let written = |args: &[&str]| -> (u64, u64) {
+        let image = commit(&store, &[args, &["web"]].concat());
+        assert_eq!(store.container_state(id.trim_end()), "running");
+        let config = config(&store, &image);
+        assert_eq!(config["config"]["Cmd"], json!(["sh", "-c", script]));
+        assert_eq!(config["config"]["WorkingDir"], "/bin");
+        let (copy, copied) = store.create_mounted(&image);
+        let number = |file: &str| fs::read_to_string(copied.join(file)).unwrap();
+        let numbers = ["a", "z"].map(|file| number(file).trim().parse().unwrap());
+        store.ok(&["umount", &copy]);
+        numbers.into()
+    };
+    let (early, late) = written(&[]);
+    assert!(early == late || early == late + 1, "{early} {late}");
+    let (early, late) = written(&["-p=false"]);
+    assert!(late > early, "{early} {late}");
+    // It goes on, and one that was paused stays so.
+    let before = fs::read_to_string(view.join("z")).unwrap();
+    wait_until("it goes on", || {
+        fs::read_to_string(view.join("z")).unwrap() != before
+    });
+    store.ok(&["pause", "web"]);
+    commit(&store, &["web"]);
+    assert_eq!(store.container_state(id.trim_end()), "paused");
+    store.ok(&["unpause", "web"]);
+    store.ok(&["rm", "-f", "web"]);
+}
+
+/// `cp` sees what is mounted for the processes; `diff` and `export` see the container's own files.
+pub fn mounts_of_a_running_container() {
+    let store = Store::new();
+    store.load(&shell());
+    let bind = store.new_dir("bind");
+    fs::write(bind.join("f"), "bound").unwrap();
+    let volume = format!("{}:/data", bind.display());
+    store.ok(&[
+        "run", "-d", "--name", "web", "-v", &volume, "shell:1", "sleep", "1000",
+    ]);
+    assert_eq!(store.ok(&["diff", "web"]), "A /data\n");
+    let out = store.beside("out");
+    store.ok(&["cp", "web:/data/f", out.to_str().unwrap()]);
+    assert_eq!(fs::read_to_string(&out).unwrap(), "bound");
+    store.ok(&["cp", out.to_str().unwrap(), "web:/data/g"]);
+    assert_eq!(fs::read_to_string(bind.join("g")).unwrap(), "bound");
+    assert_eq!(store.ok(&["diff", "web"]), "A /data\n");
+    let tar = store.command(&["export", "web"]).output().unwrap().stdout;
+    let mut names = Vec::new();
+    for entry in tar::Archive::new(tar.as_slice()).entries().unwrap() {
+        names.push(entry.unwrap().path().unwrap().display().to_string());
+    }
+    names.retain(|name| name.starts_with("data"));
+    assert_eq!(names, ["data/"]);
+    store.ok(&["rm", "-f", "web"]);
 }

@@ -384,6 +384,9 @@ fn cases() -> Vec<Case> {
             the_image_shows_what_the_view_shows, a_container_that_changed_nothing_adds_no_layer,
             what_the_image_says, refused, what_a_layer_cannot_hold, interrupted,
         }),
+        cases!([VIEW, &[Need::Tool("runc"), Need::Tool("busybox")]].concat() => commit::{
+            a_running_container_is_paused, mounts_of_a_running_container,
+        }),
         cases!(VIEW_ON_DISK => commit::{a_full_disk}),
         cases!(VIEW => cp::{
             out_of_a_container, into_a_container, metadata, to_a_stream, from_a_stream, links_do_not_lead_out,
