@@ -38,6 +38,7 @@ mod oci;
 mod outer;
 pub mod platform;
 mod spool;
+pub mod tree_tar;
 pub mod write;
 
 use std::path::{Path, PathBuf};

@@ -227,7 +227,7 @@ impl<W: Write> LayerBuilder<W> {
             record(&mut records, "mtime", time.as_bytes());
         }
         for (name, value) in &meta.xattrs {
-            record(&mut records, &format!("SCHILY.xattr.{name}"), value);
+            record(&mut records, format!("SCHILY.xattr.{name}"), value);
         }
         header.set_cksum();
         if !records.is_empty() {
@@ -239,7 +239,7 @@ impl<W: Write> LayerBuilder<W> {
     }
 }
 
-fn header(kind: EntryType, size: u64) -> Header {
+pub(super) fn header(kind: EntryType, size: u64) -> Header {
     let mut header = Header::new_ustar();
     header.set_entry_type(kind);
     header.set_size(size);
@@ -251,7 +251,7 @@ fn header(kind: EntryType, size: u64) -> Header {
 }
 
 /// Puts a name into its field, and into a record if it is too long.
-fn fit(field: &mut [u8; 100], name: &[u8], key: &str, records: &mut Vec<u8>) {
+pub(super) fn fit(field: &mut [u8; 100], name: &[u8], key: &str, records: &mut Vec<u8>) {
     let n = name.len().min(field.len());
     field[..n].copy_from_slice(&name[..n]);
     if name.len() > field.len() {
@@ -260,13 +260,16 @@ fn fit(field: &mut [u8; 100], name: &[u8], key: &str, records: &mut Vec<u8>) {
 }
 
 /// Appends a PAX record. Its length counts its own digits.
-fn record(records: &mut Vec<u8>, key: &str, value: &[u8]) {
+pub(super) fn record(records: &mut Vec<u8>, key: impl AsRef<[u8]>, value: &[u8]) {
+    let key = key.as_ref();
     let rest = key.len() + value.len() + 3;
     let mut length = rest + 1;
     while length != rest + length.to_string().len() {
         length = rest + length.to_string().len();
     }
-    records.extend_from_slice(format!("{length} {key}=").as_bytes());
+    records.extend_from_slice(format!("{length} ").as_bytes());
+    records.extend_from_slice(key);
+    records.push(b'=');
     records.extend_from_slice(value);
     records.push(b'\n');
 }

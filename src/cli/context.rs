@@ -62,6 +62,11 @@ impl Context {
         writeln!(self.out, "{text}").map_err(output)
     }
 
+    /// Print bytes to standard output: names of files are no text.
+    pub fn bytes(&mut self, bytes: &[u8]) -> Result<(), CommandError> {
+        self.out.write_all(bytes).map_err(output)
+    }
+
     /// Print a value as JSON in one line.
     pub fn json(&mut self, value: &impl Serialize) -> Result<(), CommandError> {
         let text = serde_json::to_string(value)?;

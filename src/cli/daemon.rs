@@ -3,13 +3,15 @@
 //! The command runs the same program again, in a session of its own and with none of the caller's
 //! descriptors, and reads from its standard output whether it is ready or why it cannot be.
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::process::{Command, ExitStatus, Stdio};
 
+use rustix::process::{Signal, getpid, kill_process};
 use tracing::info;
 
 use super::error::CommandError;
 use crate::sys::descriptors::close_all_on_exec;
+use crate::sys::reason;
 
 /// What a server prints when it can be used.
 const READY: &str = "ready";
@@ -58,6 +60,24 @@ pub fn start(command: &mut Command) -> Result<Started, CommandError> {
 /// In the server: it can be used.
 pub fn is_ready() {
     tell(READY);
+}
+
+/// In the server: end when standard input does, a pipe of whoever started it, who may be killed at any
+/// time. To be called when SIGTERM finds its handler.
+pub fn end_with_starter() -> Result<(), CommandError> {
+    let watch = || {
+        // Nothing is ever written to it; an error is an end as well.
+        io::copy(&mut io::stdin(), &mut io::sink()).unwrap_or_default();
+        if let Err(e) = kill_process(getpid(), Signal::TERM) {
+            tracing::error!(
+                "the view stays until it is unmounted: {}",
+                reason(&e.into())
+            );
+        }
+    };
+    let thread = std::thread::Builder::new().name("starter".to_owned());
+    thread.spawn(watch)?;
+    Ok(())
 }
 
 /// In the server: why it cannot be used, and what the command is to exit with.

@@ -9,10 +9,12 @@ pub mod exit_code;
 pub mod interrupt;
 pub mod joined;
 pub mod list;
+pub mod output_file;
 pub mod overlay_options;
 pub mod serve;
 pub mod table;
 pub mod time;
+pub mod view_access;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -84,6 +86,16 @@ enum Command {
     Run(c::run::Args),
     /// Run the processes of containers
     Start(c::start::Args),
+    /// Give a container another name
+    Rename(c::rename::Args),
+    /// Show what a container has changed: added (A), changed (C) and deleted (D) names
+    Diff(c::diff::Args),
+    /// Copy files out of a container, or into one
+    Cp(c::cp::Args),
+    /// Make an image of a container
+    Commit(c::commit::Args),
+    /// Write all files of a container as a tar
+    Export(c::export::Args),
     /// Stop containers: their stop signal, and SIGKILL if that does not help
     Stop(c::stop::Args),
     /// Send a signal to containers
@@ -187,6 +199,11 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
         Command::Umount(args) => c::umount::run(args, cx),
         Command::Run(args) => c::run::run(args, cx),
         Command::Start(args) => c::start::run(args, cx),
+        Command::Rename(args) => c::rename::run(args, cx),
+        Command::Diff(args) => c::diff::run(args, cx),
+        Command::Cp(args) => c::cp::run(args, cx),
+        Command::Commit(args) => c::commit::run(args, cx),
+        Command::Export(args) => c::export::run(args, cx),
         Command::Stop(args) => c::stop::run(args, cx),
         Command::Kill(args) => c::kill::run(args, cx),
         Command::Pause(args) => c::pause::pause(args, cx),

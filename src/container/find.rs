@@ -17,7 +17,9 @@ pub enum FindError {
 pub fn find<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Container, FindError> {
     let all = &snapshot.containers;
     let exact = all.iter().find(|c| c.id.hex() == name);
-    if let Some(container) = exact.or_else(|| all.iter().find(|c| c.name == name)) {
+    // As Docker's daemon does: internally all its names begin with a slash.
+    let bare = name.strip_prefix('/').unwrap_or(name);
+    if let Some(container) = exact.or_else(|| all.iter().find(|c| c.name == bare)) {
         return Ok(container);
     }
     let mut matching = all

@@ -38,6 +38,12 @@ pub enum LifecycleError {
     /// The name breaks the rule.
     #[error("Invalid container name ({0}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")]
     BadName(String),
+    /// It would be called what it is called.
+    #[error("Renaming a container with the same name as its current name")]
+    SameName,
+    /// It cannot have the name that it was to get.
+    #[error("Error when allocating new name: {0}")]
+    NotRenamed(Box<LifecycleError>),
     /// It is mounted.
     #[error(
         "cannot remove container \"/{0}\": container is running: stop the container before \
@@ -138,6 +144,29 @@ pub fn create(
         return Err(error);
     }
     Ok(id)
+}
+
+/// Give a container another name. A `/` before it, as `docker inspect` shows names, is left out.
+pub fn rename(db: &mut Db, container: &Container, name: &str) -> Result<(), LifecycleError> {
+    let name = name.strip_prefix('/').unwrap_or(name);
+    db.write(|tx| {
+        if !tx.has_container(&container.id)? {
+            return Err(LifecycleError::NoSuchContainer(container.name.clone()));
+        }
+        match tx.container_named(name)? {
+            Some(holder) if holder == container.id => Err(LifecycleError::SameName),
+            _ if !name::is_valid(name) => {
+                let bad = LifecycleError::BadName(format!("/{name}"));
+                Err(LifecycleError::NotRenamed(Box::new(bad)))
+            }
+            Some(holder) => {
+                let name = name.to_owned();
+                let taken = LifecycleError::NameTaken { name, holder };
+                Err(LifecycleError::NotRenamed(Box::new(taken)))
+            }
+            None => Ok(tx.set_container_name(&container.id, name)?),
+        }
+    })
 }
 
 /// A mount at or below a directory, whoever made it.
@@ -272,8 +301,8 @@ mod tests {
         };
         std::fs::create_dir_all(store.container(&container.id).upper()).unwrap();
         db.write(|tx| tx.insert_container(&container)).unwrap();
-        let begun =
-            db.write(|tx| crate::container::view::begin(tx, &container, Path::new("/v"), &[]));
+        let begun = db
+            .write(|tx| crate::container::view::begin(tx, &container, Path::new("/v"), false, &[]));
         (container, begun.unwrap())
     }
 

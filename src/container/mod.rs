@@ -2,9 +2,12 @@
 
 pub mod attach;
 pub mod bundle;
+pub mod changes;
+pub mod copy;
 pub mod find;
 pub mod lifecycle;
 pub mod lock;
+pub mod lower;
 pub mod monitor;
 pub mod output_log;
 pub mod process;

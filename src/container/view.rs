@@ -29,12 +29,13 @@ pub fn mount_source(store: &Store, container: &ContainerId) -> String {
 
 /// Write down that this process serves a container's view. Gives what is on record now.
 ///
-/// To be called in the transaction that has found `layers`, the rows of the image's layers, to be
-/// those that are pinned.
+/// To be called in the transaction that has found `layers`, the rows of the image's layers, topmost
+/// first, to be those that are pinned.
 pub fn begin(
     tx: &Tx<'_>,
     container: &Container,
     mountpoint: &Path,
+    transient: bool,
     layers: &[i64],
 ) -> Result<View, LifecycleError> {
     if !tx.has_container(&container.id)? {
@@ -44,17 +45,18 @@ pub fn begin(
         container: &container.id,
         pid: std::process::id().cast_signed(),
         mountpoint,
+        transient,
         pins: layers,
     })?)
 }
 
-/// Write down that a view has ended. False if another process has done so. A container that has run
-/// keeps the exit code and the time of its process's end.
+/// Write down that a view has ended. False if another process has done so. Of a transient one the
+/// container shows nothing; a container that has run keeps the exit code and the time of its process's end.
 pub fn end(db: &mut Db, view: &View, exit_code: i32) -> Result<bool, DbError> {
     db.write(|tx| {
         let ended = tx.delete_view(view)?;
         let container = tx.container(&view.container)?;
-        if ended && container.is_some_and(|c| c.started.is_none()) {
+        if ended && !view.transient && container.is_some_and(|c| c.started.is_none()) {
             tx.set_container_ended(&view.container, exit_code)?;
         }
         Ok(ended)

@@ -130,6 +130,15 @@ impl Tx<'_> {
         Ok(())
     }
 
+    /// Give a container another name, which must be free.
+    pub fn set_container_name(&self, id: &ContainerId, name: &str) -> Result<(), DbError> {
+        self.tx.execute(
+            "UPDATE containers SET name = ? WHERE id = ?",
+            params![name, id.hex()],
+        )?;
+        Ok(())
+    }
+
     /// Note that a container's process runs.
     pub fn set_container_started(&self, id: &ContainerId) -> Result<(), DbError> {
         self.tx.execute(

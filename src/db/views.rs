@@ -25,9 +25,12 @@ pub struct View {
     pub mounted: Timestamp,
     /// Detached from its mount point; it lives on for the handles that are open.
     pub detached: bool,
+    /// Mounted by a command for itself: it goes with the command, and the container is then what it
+    /// was before.
+    pub transient: bool,
     /// The container's process that its server holds, if it runs one.
     pub process: Option<Process>,
-    /// The rows of the layers that it pins.
+    /// The rows of the layers that it pins, topmost first.
     pub pins: Vec<i64>,
 }
 
@@ -68,7 +71,9 @@ pub struct NewView<'a> {
     pub pid: i32,
     /// Where it is mounted.
     pub mountpoint: &'a Path,
-    /// The rows of the layers that it pins.
+    /// Whether it goes with the command that wants it.
+    pub transient: bool,
+    /// The rows of the layers that it pins, each once, topmost first.
     pub pins: &'a [i64],
 }
 
@@ -76,7 +81,8 @@ pub struct NewView<'a> {
 const SAME: &str = "container = ? AND pid = ? AND mounted = ?";
 
 /// What both queries select, in the order in which `view` reads it.
-const COLUMNS: &str = "container, pid, mountpoint, mounted, detached, process, started, runtime";
+const COLUMNS: &str =
+    "container, pid, mountpoint, mounted, detached, process, started, runtime, transient";
 
 /// A view without its pins, which are in a table of their own.
 fn view(row: &rusqlite::Row<'_>) -> rusqlite::Result<View> {
@@ -94,6 +100,7 @@ fn view(row: &rusqlite::Row<'_>) -> rusqlite::Result<View> {
         mountpoint: OsString::from_vec(row.get(2)?).into(),
         mounted: parsed(row, 3)?,
         detached: row.get(4)?,
+        transient: row.get(8)?,
         process,
         pins: Vec::new(),
     })
@@ -129,39 +136,49 @@ impl Tx<'_> {
     fn pins_of(&self, container: &ContainerId) -> Result<Vec<i64>, DbError> {
         let mut statement = self
             .tx
-            .prepare_cached("SELECT layer FROM pins WHERE view = ? ORDER BY layer")?;
+            .prepare_cached("SELECT layer FROM pins WHERE view = ? ORDER BY position, layer")?;
         let rows = statement.query_map([container.hex()], |row| row.get(0))?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Whether the order of a view's pins is on record: it is not of one that a server of an earlier
+    /// version has begun.
+    pub fn pins_are_in_order(&self, container: &ContainerId) -> Result<bool, DbError> {
+        let mut statement = self.tx.prepare_cached(
+            "SELECT count(*) = count(DISTINCT position) FROM pins WHERE view = ?",
+        )?;
+        Ok(statement.query_row([container.hex()], |row| row.get(0))?)
     }
 
     /// Add a view and its pins, with a `pin` event each. Gives the view as it is on record now.
     pub fn insert_view(&self, view: &NewView<'_>) -> Result<View, DbError> {
         self.tx.execute(
-            "INSERT INTO views (container, pid, mountpoint, mounted) VALUES (?, ?, ?, ?)",
+            "INSERT INTO views (container, pid, mountpoint, mounted, transient)
+             VALUES (?, ?, ?, ?, ?)",
             params![
                 view.container.hex(),
                 view.pid,
                 view.mountpoint.as_os_str().as_bytes(),
-                self.now.to_string()
+                self.now.to_string(),
+                view.transient
             ],
         )?;
-        for layer in view.pins {
+        for (layer, position) in view.pins.iter().zip(0_i64..) {
             self.tx.execute(
-                "INSERT INTO pins (view, layer) VALUES (?, ?)",
-                params![view.container.hex(), layer],
+                "INSERT INTO pins (view, layer, position) VALUES (?, ?, ?)",
+                params![view.container.hex(), layer, position],
             )?;
         }
         self.record_pins(Action::Pin, view.container, view.pins)?;
-        let mut pins = view.pins.to_vec();
-        pins.sort_unstable();
         Ok(View {
             container: view.container.clone(),
             pid: view.pid,
             mountpoint: view.mountpoint.to_owned(),
             mounted: self.now,
             detached: false,
+            transient: view.transient,
             process: None,
-            pins,
+            pins: view.pins.to_vec(),
         })
     }
 
@@ -275,6 +292,7 @@ mod tests {
             container,
             pid: 7,
             mountpoint: Path::new(mountpoint),
+            transient: false,
             pins: &[],
         };
         db.write(|tx| tx.insert_view(&new)).unwrap()

@@ -1,7 +1,10 @@
-//! Images: loading, naming and removing them.
+//! Images: loading, making, naming and removing them.
 
+pub mod change;
+pub mod commit;
 pub mod config;
 pub mod load;
+pub mod publish;
 pub mod removal;
 pub mod removal_plan;
 pub mod resolve;

@@ -295,6 +295,7 @@ mod tests {
             mountpoint: "/m".into(),
             mounted: Timestamp::UNIX_EPOCH,
             detached: false,
+            transient: false,
             process: None,
             pins: pins.to_vec(),
         }

@@ -1,5 +1,6 @@
 //! Digests, IDs, references, names and states: pure values, no input or output.
 
+pub mod copy;
 pub mod digest;
 pub mod human;
 pub mod index;

@@ -78,6 +78,7 @@ mod tests {
             mountpoint: "/m".into(),
             mounted: Timestamp::UNIX_EPOCH,
             detached: false,
+            transient: false,
             process: None,
             pins,
         }

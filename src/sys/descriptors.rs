@@ -1,4 +1,5 @@
-//! Descriptors that go from one process to another: what a child inherits, and what comes over a socket.
+//! How many files a process may have open, and those that go from one process to another: what a child
+//! inherits, and what comes over a socket.
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -6,6 +7,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Close every descriptor but standard input, output and error when a program is executed, the
 /// ones that this process has inherited itself included: a view server must not keep its caller's
@@ -24,6 +27,23 @@ pub fn close_all_on_exec() -> io::Result<()> {
     match result {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Raise the number of files that this process may have open to the most that it may ask for. Gives
+/// what it is then, `None` without a limit.
+pub fn raise_limit() -> Option<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(e) => {
+            tracing::debug!("cannot raise the limit of open files: {e}");
+            limit.current
+        }
     }
 }
 

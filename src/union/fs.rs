@@ -28,6 +28,7 @@ use super::node::{Data, DirPlace, DirUpper, InoRef, Node, Nodes, Place};
 use super::trouble::Troubles;
 use super::work::Work;
 use crate::model::index::Index;
+use crate::sys::descriptors::raise_limit;
 use crate::sys::dirfd;
 
 /// The most lower directories: with more, their inode numbers would run into the spare ones.
@@ -340,20 +341,7 @@ pub(super) fn is_privileged() -> bool {
 /// How many directory descriptors may stay open: a part of what the process may open, which is
 /// raised to the hard limit first.
 fn descriptors_to_cache() -> usize {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    let allowed = match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => limit.maximum,
-        Err(e) => {
-            tracing::debug!("cannot raise the limit of open files: {e}");
-            limit.current
-        }
-    };
-    let allowed = allowed
+    let allowed = raise_limit()
         .and_then(|n| usize::try_from(n).ok())
         .unwrap_or(1 << 20);
     (allowed / 4).clamp(16, 4096)

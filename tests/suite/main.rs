@@ -19,7 +19,10 @@ mod archives_tools;
 mod bad_archives;
 mod bad_input;
 mod chaos;
+mod commit;
 mod concurrency;
+mod container_files;
+mod cp;
 mod crash;
 mod demo;
 mod fsck;
@@ -376,6 +379,25 @@ fn cases() -> Vec<Case> {
             listings_are_never_stale, many_readers_of_a_changing_directory,
             numbers_in_listings_survive_copy_up, the_parent_of_a_moved_directory,
             names_and_links_are_never_stale, attributes_are_never_stale,
+        }),
+        cases!(VIEW => commit::{
+            the_image_shows_what_the_view_shows, a_container_that_changed_nothing_adds_no_layer,
+            what_the_image_says, refused, what_a_layer_cannot_hold, interrupted,
+        }),
+        cases!([VIEW, &[Need::Tool("runc"), Need::Tool("busybox")]].concat() => commit::{
+            a_running_container_is_paused, mounts_of_a_running_container,
+        }),
+        cases!(VIEW_ON_DISK => commit::{a_full_disk}),
+        cases!(VIEW => cp::{
+            out_of_a_container, into_a_container, metadata, to_a_stream, from_a_stream, links_do_not_lead_out,
+            links_that_come_and_go_do_not_lead_out, a_file_that_cannot_be_written,
+        }),
+        cases!(STORE => container_files::{renames}),
+        cases!(VIEW => container_files::{
+            diff_shows_every_kind_of_change, a_created_container_stays_created,
+            diff_after_the_image_was_removed, diff_hides_mount_points,
+            export_is_what_the_view_shows, export_leaves_no_half_file,
+            an_interrupted_export_leaves_no_view, a_killed_server_of_a_transient_view, mounting_waits_for_a_transient_view, deep_trees,
         }),
         cases!(VIEW => union_mount::{
             an_open_file_outlives_its_names, a_removed_working_directory,

@@ -1,11 +1,15 @@
 //! One file per command: its arguments, and what it does with them.
 
 pub mod attach;
+pub mod commit;
+pub mod cp;
 pub mod create;
 pub mod demo;
 pub mod df;
+pub mod diff;
 pub mod events;
 pub mod exec;
+pub mod export;
 pub mod fsck;
 pub mod gc;
 pub mod history;
@@ -20,6 +24,7 @@ pub mod overlay;
 pub mod pause;
 pub mod prune;
 pub mod ps;
+pub mod rename;
 pub mod rm;
 pub mod rmi;
 pub mod run;

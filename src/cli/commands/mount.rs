@@ -10,6 +10,7 @@ use crate::cli::context::Context;
 use crate::cli::daemon::{self, Started};
 use crate::cli::error::CommandError;
 use crate::cli::serve::{self, Io, Run, Service};
+use crate::cli::view_access;
 use crate::container::find;
 use crate::container::lifecycle::LifecycleError;
 use crate::container::view::{self, mounts_of};
@@ -64,6 +65,7 @@ pub fn prepare(
     container: &str,
     directory: Option<&Path>,
 ) -> Result<Service, CommandError> {
+    view_access::wait_for_transient(cx, container)?;
     let snapshot = cx.snapshot()?;
     let container = find(&snapshot, container)?;
     if let Some(view) = snapshot.view(&container.id) {
@@ -101,6 +103,7 @@ pub fn prepare(
         read_only: false,
         volatile: false,
         io: Io::default(),
+        transient: false,
         run: Run::No,
     })
 }

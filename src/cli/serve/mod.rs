@@ -51,6 +51,8 @@ pub struct Args {
     volatile: bool,
     #[arg(long)]
     io: Io,
+    #[arg(long)]
+    transient: bool,
     /// Run the container's process
     #[arg(long)]
     run: bool,
@@ -72,6 +74,9 @@ pub struct Service {
     pub volatile: bool,
     /// How files are read and written.
     pub io: Io,
+    /// For the command alone that starts the server: the view goes with it, and leaves no trace in
+    /// the container's state.
+    pub transient: bool,
     /// Whether the container's process runs in it.
     pub run: Run,
 }
@@ -114,6 +119,7 @@ pub fn arguments(service: &Service) -> Vec<OsString> {
     arguments.extend(["--mountpoint".into(), service.mountpoint.clone().into()]);
     arguments.extend(service.read_only.then(|| "--read-only".into()));
     arguments.extend(service.volatile.then(|| "--volatile".into()));
+    arguments.extend(service.transient.then(|| "--transient".into()));
     if let Some(io) = service.io.to_possible_value() {
         arguments.extend(["--io".into(), io.get_name().into()]);
     }
@@ -132,6 +138,7 @@ pub fn run(args: Args, root: Option<&Path>) -> Result<(), CommandError> {
         read_only: args.read_only,
         volatile: args.volatile,
         io: args.io,
+        transient: args.transient,
         run: match (args.run, args.attached) {
             (false, _) => Run::No,
             (true, false) => Run::Detached,
@@ -142,6 +149,9 @@ pub fn run(args: Args, root: Option<&Path>) -> Result<(), CommandError> {
     let result = Context::open(root).and_then(|mut cx| {
         serve(&mut cx, &service, |_| {
             is_ready = true;
+            if service.transient {
+                daemon::end_with_starter()?;
+            }
             daemon::is_ready();
             // From here on nobody reads the pipe: what is printed goes to the log as well.
             Ok(rustix::stdio::dup2_stdout(std::io::stderr())?)
@@ -371,7 +381,7 @@ fn begin(cx: &mut Context, container: &Container, service: &Service) -> Result<P
                     }
                 }
             }
-            let view = view::begin(tx, container, &service.mountpoint, &rows)?;
+            let view = view::begin(tx, container, &service.mountpoint, service.transient, &rows)?;
             Ok(Some(view))
         })?;
         if let Some(view) = view {
