@@ -10,7 +10,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::DbError;
 
 /// One script a version, oldest first. A script that was released is never edited.
-const MIGRATIONS: [&str; 3] = [V1, V2, V3];
+const MIGRATIONS: [&str; 2] = [V1, V2];
 
 /// Times are RFC 3339 in UTC, digests begin with `sha256:`, sizes are bytes.
 const V1: &str = "
@@ -94,13 +94,11 @@ ALTER TABLE containers ADD COLUMN error TEXT NOT NULL DEFAULT '';   -- why it la
 ALTER TABLE views ADD COLUMN process INTEGER;
 ALTER TABLE views ADD COLUMN started TEXT;
 ALTER TABLE views ADD COLUMN runtime BLOB;                  -- path of the OCI runtime
-";
 
-/// Views that a command mounts for itself alone, and the order of the layers that a view pins: it is
-/// still to be known when their image is gone.
-const V3: &str = "
+-- It goes with the command that mounted it for itself.
 ALTER TABLE views ADD COLUMN transient INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE pins ADD COLUMN position INTEGER NOT NULL DEFAULT 0; -- 0 is the topmost
+-- In the stack of the view, 0 is the topmost: still to be known when the image is gone.
+ALTER TABLE pins ADD COLUMN position INTEGER NOT NULL DEFAULT 0;
 ";
 
 const KNOWN: u32 = MIGRATIONS.len() as u32;
