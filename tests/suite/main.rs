@@ -41,6 +41,8 @@ mod rmi;
 mod rmi_options;
 mod run;
 mod run_options;
+mod run_removal;
+mod run_states;
 mod run_support;
 mod run_terminal;
 mod safeguards;
@@ -150,6 +152,15 @@ fn cases() -> Vec<Case> {
         cases!([RUN, &[Need::Tool("setsid")]].concat() => run_terminal::{
             keys_and_size, sizes_and_interrupts, of_one_more_process, without_ours, joined_later,
             ended_from_outside,
+        }),
+        cases!(RUN => run_states::{
+            stopped, signalled, paused, waited_for, entered, logged, joined, shown_and_removed,
+            its_monitor_is_told_to_end,
+        }),
+        cases!(RUN => run_removal::{
+            refused_without_force, with_force, the_layers_go_with_its_end, several_tags,
+            several_containers, layers_that_another_image_needs, kept_layers, dry_run,
+            loaded_again_meanwhile, a_container_that_goes,
         }),
         cases!([RUN, &[Need::Tool("sha256sum")]].concat() => run::{
             much_output_to_a_slow_reader,

@@ -41,6 +41,16 @@ pub fn members(container: &str) -> Vec<i32> {
     pids
 }
 
+/// Whether the kernel says that a container's processes are frozen.
+pub fn are_frozen(container: &str) -> bool {
+    directories(container).iter().any(|dir| {
+        let says = |file: &str, value: &str| {
+            fs::read_to_string(dir.join(file)).is_ok_and(|text| text.trim() == value)
+        };
+        says("freezer.state", "FROZEN") || says("cgroup.freeze", "1")
+    })
+}
+
 /// Kills what is left of a container's processes and removes its cgroups; what cannot be done is left.
 pub fn end(container: &str) {
     let end = Instant::now() + Duration::from_secs(5);
