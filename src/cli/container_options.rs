@@ -5,6 +5,7 @@ use clap::ArgAction;
 use super::context::Context;
 use super::error::CommandError;
 use crate::archive::ImageConfig;
+use crate::container::bundle::BundleError;
 use crate::container::lifecycle::{self, LifecycleError, NewContainer};
 use crate::container::runtime::Runtime;
 use crate::image::{config, resolve};
@@ -71,8 +72,13 @@ enum NetworkArg {
     None,
 }
 
-/// Make a container as the options say.
-pub fn create(cx: &mut Context, options: &ContainerOptions) -> Result<ContainerId, CommandError> {
+/// Make a container as the options say. One that is to run needs a command; others may be made only
+/// for their view.
+pub fn create(
+    cx: &mut Context,
+    options: &ContainerOptions,
+    is_to_run: bool,
+) -> Result<ContainerId, CommandError> {
     let snapshot = cx.snapshot()?;
     let image = resolve(&snapshot, &options.image)?.image;
     let config = match config::read(&cx.store, &image.id) {
@@ -82,12 +88,16 @@ pub fn create(cx: &mut Context, options: &ContainerOptions) -> Result<ContainerI
         }
         read => read?,
     };
+    let settings = settings(options, config, |name| std::env::var(name).ok())?;
+    if is_to_run && settings.command().is_empty() {
+        return Err(BundleError::NoCommand.into());
+    }
     let new = NewContainer {
         // Docker's too: an empty name is none.
         name: options.name.as_deref().filter(|name| !name.is_empty()),
         image: &image.id,
         reference: &options.image,
-        settings: settings(options, config, |name| std::env::var(name).ok())?,
+        settings,
     };
     Ok(lifecycle::create(&mut cx.db, &cx.store, &new)?)
 }

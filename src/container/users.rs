@@ -8,7 +8,7 @@ pub struct User {
     pub uid: u32,
     /// Group ID.
     pub gid: u32,
-    /// Supplementary groups, each once.
+    /// Supplementary groups, each once: the group ID is one of them.
     pub additional: Vec<u32>,
 }
 
@@ -28,6 +28,8 @@ pub enum UserError {
 
 /// The user that `wanted`, `USER[:GROUP]`, means. As Docker's: a number need not be in the files, and
 /// has group 0 then; the supplementary groups are those that name the user, unless a group is given.
+/// The group itself is always one of them: else a set-group-ID program could get rid of it, and what is
+/// denied to the group would be allowed (CVE-2022-36109).
 pub fn resolve(wanted: &str, passwd: &[u8], group: &[u8]) -> Result<User, UserError> {
     let (name, group_name) = match wanted.split_once(':') {
         Some((name, group)) => (name, group),
@@ -54,6 +56,7 @@ pub fn resolve(wanted: &str, passwd: &[u8], group: &[u8]) -> Result<User, UserEr
     };
     if group_name.is_empty() {
         let login = found.map(|line| line.name).unwrap_or_default();
+        user.additional.push(user.gid);
         for line in group_lines(group) {
             let is_member = line.members.contains(&login);
             if !login.is_empty() && is_member && !user.additional.contains(&line.gid) {
@@ -68,6 +71,7 @@ pub fn resolve(wanted: &str, passwd: &[u8], group: &[u8]) -> Result<User, UserEr
         (None, Some(gid)) => gid,
         (None, None) => return Err(UserError::NoSuchGroup(group_name.to_owned())),
     };
+    user.additional.push(user.gid);
     Ok(user)
 }
 
@@ -140,14 +144,14 @@ mod tests {
             ("", user(0, 0, &[0])),
             ("root", user(0, 0, &[0])),
             ("0", user(0, 0, &[0])),
-            ("app", user(1000, 1001, &[2000, 2001])),
-            ("1000", user(1000, 1001, &[2000, 2001])),
-            ("5000", user(5000, 0, &[])),
+            ("app", user(1000, 1001, &[1001, 2000, 2001])),
+            ("1000", user(1000, 1001, &[1001, 2000, 2001])),
+            ("5000", user(5000, 0, &[0])),
             // A name that looks like a number.
-            ("42", user(7, 8, &[])),
-            ("app:extra", user(1000, 2000, &[])),
-            ("app:77", user(1000, 77, &[])),
-            (":extra", user(0, 2000, &[])),
+            ("42", user(7, 8, &[8])),
+            ("app:extra", user(1000, 2000, &[2000])),
+            ("app:77", user(1000, 77, &[77])),
+            (":extra", user(0, 2000, &[2000])),
         ] {
             assert_eq!(resolve(wanted, PASSWD, GROUP), Ok(found), "{wanted}");
         }
@@ -160,7 +164,7 @@ mod tests {
         ] {
             assert_eq!(resolve(wanted, PASSWD, GROUP), Err(why), "{wanted}");
         }
-        assert_eq!(resolve("", b"", b""), Ok(User::default()));
+        assert_eq!(resolve("", b"", b""), Ok(user(0, 0, &[0])));
         assert!(resolve("app", b"", b"").is_err());
     }
 }

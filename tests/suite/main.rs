@@ -42,6 +42,12 @@ mod power;
 mod random;
 mod rmi;
 mod rmi_options;
+mod run;
+mod run_options;
+mod run_removal;
+mod run_states;
+mod run_support;
+mod run_terminal;
 mod safeguards;
 mod samples;
 mod sharing;
@@ -93,6 +99,13 @@ const VIEW: &[Need] = &[Need::Disk, Need::Root, Need::Fuse];
 const VIEW_ON_DISK: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::LoopDevice];
 const STORE_ON_DISK: &[Need] = &[Need::Disk, Need::Root, Need::LoopDevice];
 const BESIDE_OVERLAY: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Overlay];
+const RUN: &[Need] = &[
+    Need::Disk,
+    Need::Root,
+    Need::Fuse,
+    Need::Tool("runc"),
+    Need::Tool("busybox"),
+];
 const STRACE: &[Need] = &[Need::Disk, Need::Root, Need::Tool("strace")];
 const STRACE_VIEW: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Tool("strace")];
 const UNSHARE: &[Need] = &[Need::Disk, Need::Root, Need::Tool("unshare")];
@@ -129,6 +142,31 @@ fn cases() -> Vec<Case> {
         cases!(VIEW => rmi_options::{
             no_prune_of_a_mounted_image, dry_run_of_a_mounted_image, dry_run_of_what_is_refused,
             several_names_mounted_and_not,
+        }),
+        cases!(RUN => run::{
+            in_the_foreground, killed_by_a_signal, detached_from_it, removed_at_its_end,
+            programs_that_cannot_run, refused, binary_output, input, outlives_its_command,
+            signals_are_passed_on, no_zombies,
+        }),
+        cases!(RUN => run_options::{
+            the_images_own, environment, users, working_directories, binds, a_read_only_root,
+            names_and_networks, proc_dev_and_sys, create_and_start,
+        }),
+        cases!([RUN, &[Need::Tool("setsid")]].concat() => run_terminal::{
+            keys_and_size, sizes_and_interrupts, of_one_more_process, without_ours, joined_later,
+            ended_from_outside,
+        }),
+        cases!(RUN => run_states::{
+            stopped, signalled, paused, waited_for, entered, logged, joined, shown_and_removed,
+            its_monitor_is_told_to_end,
+        }),
+        cases!(RUN => run_removal::{
+            refused_without_force, with_force, the_layers_go_with_its_end, several_tags,
+            several_containers, layers_that_another_image_needs, kept_layers, dry_run,
+            loaded_again_meanwhile, a_container_that_goes,
+        }),
+        cases!([RUN, &[Need::Tool("sha256sum")]].concat() => run::{
+            much_output_to_a_slow_reader,
         }),
         cases!(VIEW_ON_DISK => handles::{
             a_file_being_read, a_mapped_file, an_open_directory, a_running_program,

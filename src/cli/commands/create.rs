@@ -13,6 +13,6 @@ pub struct Args {
 
 /// Run `create`.
 pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
-    let id = create(cx, &args.options)?;
+    let id = create(cx, &args.options, false)?;
     cx.line(id)
 }

@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use clap::ArgAction;
+use parking_lot::Mutex;
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
@@ -131,17 +132,30 @@ fn exec(
         },
         text: e.to_string(),
     };
+    let tell = match args.detach {
+        true => None,
+        false => Some(pass_signals_on()?),
+    };
+    let known = |pid| {
+        let process = FirstProcess::new(pid);
+        // The other side lives as long as this program.
+        if let Some(tell) = &tell {
+            tell.send(process.clone()).unwrap_or_default();
+        }
+        process
+    };
     if args.tty {
         let socket = ConsoleSocket::new(&run, &scratch.console)?;
         let streams = Streams::Terminal(socket.path().to_owned());
         let pid = runtime
             .exec(&run, id, &scratch.process, streams, &scratch.pid)
             .map_err(refused)?;
+        let process = known(pid);
         let terminal = socket.terminal()?;
         drop(scratch);
         return match args.detach {
             true => Ok(0),
-            false => with_terminal(terminal, manner, FirstProcess::new(pid)),
+            false => with_terminal(terminal, manner, process),
         };
     }
     cx.flush()?;
@@ -165,9 +179,10 @@ fn exec(
         &scratch.pid,
     );
     let pid = started.map_err(refused)?;
+    let process = known(pid);
     drop(scratch);
     match errors {
-        Some(errors) => with_our_streams(errors, FirstProcess::new(pid)),
+        Some(errors) => with_our_streams(errors, process),
         None => Ok(0),
     }
 }
@@ -217,14 +232,21 @@ fn inherited(wanted: bool, stream: impl std::os::fd::AsFd) -> io::Result<Stdio> 
     })
 }
 
-/// Signals are the process's, until it has ended.
-fn pass_signals_on(process: &FirstProcess) -> io::Result<()> {
-    let process = process.clone();
+/// From now on signals are the process's, which is told later: whoever sees that it runs may send one
+/// at once.
+fn pass_signals_on() -> io::Result<mpsc::Sender<FirstProcess>> {
+    let (sender, told) = mpsc::channel::<FirstProcess>();
+    let process = Mutex::new((None, told));
     on_signals(&PASSED_ON, move |number| {
-        if let Err(e) = process.signal(number) {
+        let (known, told) = &mut *process.lock();
+        if known.is_none() {
+            *known = told.recv().ok();
+        }
+        if let Some(Err(e)) = known.as_ref().map(|process| process.signal(number)) {
             tracing::debug!("cannot pass signal {number} on: {e}");
         }
-    })
+    })?;
+    Ok(sender)
 }
 
 /// How long output may come after the end of the process: somebody it has started may go on.
@@ -243,7 +265,6 @@ fn with_our_streams(
         }
         done.send(()).unwrap_or_default();
     });
-    pass_signals_on(&process)?;
     let code = process.wait()?;
     // Its end, or that of what it has left behind: nothing more is waited for.
     ended.recv_timeout(PATIENCE).unwrap_or_default();
@@ -261,7 +282,6 @@ fn with_terminal(
         false => None,
     };
     follow_size(&terminal)?;
-    pass_signals_on(&process)?;
     if manner.input {
         let mut to = terminal.try_clone()?;
         let _copying: JoinHandle<()> = std::thread::spawn(move || {

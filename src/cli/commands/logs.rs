@@ -24,7 +24,13 @@ pub struct Args {
     #[arg(short, long)]
     timestamps: bool,
     /// Only so many lines from the end
-    #[arg(short = 'n', long, value_name = "LINES", default_value = "all")]
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "LINES",
+        default_value = "all",
+        allow_hyphen_values = true
+    )]
     tail: String,
     /// Only since this time (RFC 3339), or this long ago (90s, 10m, 2h30m)
     #[arg(long, value_name = "TIME")]

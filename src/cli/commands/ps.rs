@@ -112,13 +112,23 @@ fn image_name(snapshot: &Snapshot, c: &Container) -> String {
     }
 }
 
-/// In quotes, shortened to 20 characters: Docker's column.
+/// In quotes, shortened to 20 characters: Docker's column. Arguments with spaces are marked as one.
 fn command(c: &Container, full: bool) -> String {
-    let text = c.command.join(" ");
-    match full || text.chars().count() <= 20 {
-        true => format!("\"{text}\""),
-        false => format!("\"{}…\"", text.chars().take(19).collect::<String>()),
+    let quoted = |arg: &String| match arg.contains(' ') {
+        true => format!("'{arg}'"),
+        false => arg.clone(),
+    };
+    let (program, args) = c.command.split_at(c.command.len().min(1));
+    let words: Vec<String> = program
+        .iter()
+        .cloned()
+        .chain(args.iter().map(quoted))
+        .collect();
+    let mut text = words.join(" ");
+    if !full && text.chars().count() > 20 {
+        text = text.chars().take(19).chain(['…']).collect();
     }
+    format!("{text:?}")
 }
 
 fn status(snapshot: &Snapshot, c: &Container, state: ContainerState) -> String {

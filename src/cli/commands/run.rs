@@ -32,7 +32,7 @@ fn run_options(args: &Args, cx: &mut Context) -> Result<(), CommandError> {
             tty: args.options.tty,
         })?;
     }
-    let id = create(cx, &args.options)?;
+    let id = create(cx, &args.options, true)?;
     if !args.detach {
         return start_joined(cx, &id, args.options.interactive);
     }

@@ -194,6 +194,7 @@ pub struct Image {
     tags: Vec<String>,
     layers: Vec<Layer>,
     label: String,
+    config: Vec<(String, serde_json::Value)>,
 }
 
 impl Image {
@@ -203,7 +204,20 @@ impl Image {
             tags: tags.iter().map(|&t| t.to_owned()).collect(),
             layers,
             label: String::new(),
+            config: Vec::new(),
         }
+    }
+
+    /// One more layer, on top.
+    pub fn layer(mut self, layer: Layer) -> Image {
+        self.layers.push(layer);
+        self
+    }
+
+    /// A field of its config's `config`: what containers of it are to run, and how.
+    pub fn config(mut self, field: &str, value: serde_json::Value) -> Image {
+        self.config.push((field.to_owned(), value));
+        self
     }
 
     /// Makes the config, and so the ID, differ from an image with the same layers.
@@ -264,9 +278,13 @@ impl Archive {
                 self.members.push((name.clone(), tar));
             }
         }
+        let mut run = json!({"Labels": {"label": image.label}, "Cmd": ["/bin/sleep", "1000"]});
+        for (field, value) in &image.config {
+            run[field] = value.clone();
+        }
         let config = json!({
             "architecture": Platform::host().architecture, "os": "linux", "created": "2024-01-02T03:04:05Z",
-            "config": {"Labels": {"label": image.label}, "Cmd": ["/bin/sleep", "1000"]},
+            "config": run,
             "rootfs": {"type": "layers", "diff_ids": diffs},
             "history": diffs.iter().map(|d| json!({
                 "created": "2024-01-02T03:04:05Z", "created_by": format!("layer {}", &d[7..19]),

@@ -4,6 +4,7 @@
 //! where it is registered (`main.rs`), so that a machine without /dev/fuse reports `ignored` and
 //! why, and never `ok`.
 
+pub mod cgroups;
 pub mod disk;
 pub mod image;
 pub mod mapping;

@@ -10,7 +10,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use serde_json::Value;
 
 use super::image::{Archive, Built, Image};
-use super::{Run, disk, json_lines, number, process, text, tree, wait_until};
+use super::{Run, cgroups, disk, json_lines, number, process, text, tree, wait_until};
 
 /// The program under test.
 pub const LAYERCTL: &str = env!("CARGO_BIN_EXE_layerctl");
@@ -282,6 +282,9 @@ impl Store {
             unmount(mount_point, UnmountFlags::DETACH).ok();
         }
         self.servers().into_iter().for_each(process::kill_hard);
+        for container in names_in(&self.root.join("containers")) {
+            cgroups::end(&container);
+        }
     }
 }
 

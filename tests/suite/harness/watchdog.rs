@@ -6,8 +6,8 @@ use std::time::Duration;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::store::{LAYERCTL, mounts_below};
-use super::{disk, process};
+use super::store::{LAYERCTL, mounts_below, names_in};
+use super::{cgroups, disk, process};
 
 /// Watches one case from its beginning until this is dropped.
 pub struct Watch {
@@ -39,6 +39,14 @@ fn end_all() {
     for pid in process::descendants().into_iter().chain(servers) {
         if let Some(pid) = Pid::from_raw(pid) {
             kill_process(pid, Signal::KILL).ok();
+        }
+    }
+    for place in disk::places() {
+        for store in names_in(&place) {
+            let containers = place.join(store).join("root/containers");
+            for container in names_in(&containers) {
+                cgroups::end(&container);
+            }
         }
     }
     for mount_point in disk::places().iter().flat_map(|place| mounts_below(place)) {
