@@ -20,6 +20,16 @@ pub struct Context {
     /// Its database.
     pub db: Db,
     out: io::BufWriter<io::Stdout>,
+    lost: Option<Lost>,
+}
+
+/// Why nothing more is printed.
+#[derive(Debug, Clone)]
+enum Lost {
+    /// Whoever read it has gone away.
+    NoReader,
+    /// It cannot be written.
+    Failed(String),
 }
 
 impl Context {
@@ -49,6 +59,7 @@ impl Context {
             store,
             db,
             out: io::BufWriter::new(io::stdout()),
+            lost: None,
         })
     }
 
@@ -57,14 +68,19 @@ impl Context {
         Ok(Snapshot::take(&mut self.db)?)
     }
 
-    /// Print a line to standard output.
+    /// Print a line to standard output. That it cannot be printed is told by [`Context::flush`], and is
+    /// no reason to leave undone what is to be done: `rmi a b | head -1` removes both.
     pub fn line(&mut self, text: impl fmt::Display) -> Result<(), CommandError> {
-        writeln!(self.out, "{text}").map_err(output)
+        self.bytes(format!("{text}\n").as_bytes())
     }
 
     /// Print bytes to standard output: names of files are no text.
     pub fn bytes(&mut self, bytes: &[u8]) -> Result<(), CommandError> {
-        self.out.write_all(bytes).map_err(output)
+        if self.lost.is_none() {
+            let written = self.out.write_all(bytes);
+            self.note(written);
+        }
+        Ok(())
     }
 
     /// Print a value as JSON in one line.
@@ -74,8 +90,34 @@ impl Context {
     }
 
     /// Bring what was printed to its reader.
+    ///
+    /// # Errors
+    /// Also that something printed before could not be.
     pub fn flush(&mut self) -> Result<(), CommandError> {
-        self.out.flush().map_err(output)
+        self.flush_and_go_on();
+        match &self.lost {
+            None => Ok(()),
+            Some(Lost::NoReader) => Err(CommandError::BrokenPipe),
+            Some(Lost::Failed(text)) => Err(CommandError::new(text.clone())),
+        }
+    }
+
+    /// Bring what was printed to its reader, before something else is told. Whether that is there is
+    /// told at the end.
+    pub fn flush_and_go_on(&mut self) {
+        if self.lost.is_none() {
+            let flushed = self.out.flush();
+            self.note(flushed);
+        }
+    }
+
+    fn note(&mut self, written: io::Result<()>) {
+        if let Err(e) = written {
+            self.lost = Some(match output(e) {
+                CommandError::Message(text) => Lost::Failed(text),
+                _ => Lost::NoReader,
+            });
+        }
     }
 }
 

@@ -321,3 +321,24 @@ pub fn a_closed_pipe() {
         assert_ne!(output.status.code(), Some(101), "{args:?}");
     }
 }
+
+/// What was asked for is done, whoever reads about it or not.
+pub fn a_reader_that_goes_away() {
+    let store = Store::new();
+    store.load(&app(&["app:1"]));
+    // More than any buffer of the program's own holds.
+    let tags: Vec<String> = (0..80)
+        .map(|n| format!("{}:{n}", "name".repeat(40)))
+        .collect();
+    for tag in &tags {
+        store.ok(&["tag", "app:1", tag]);
+    }
+    let names: Vec<&str> = tags.iter().map(String::as_str).collect();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = store.command(&[&["rmi"], names.as_slice()].concat());
+    let child = command.stdout(writer).spawn().unwrap();
+    drop(command);
+    assert!(child.wait_with_output().unwrap().status.success());
+    assert_eq!(store.json(&["images"]).len(), 1, "all but one are gone");
+}

@@ -190,7 +190,7 @@ pub fn one_container_is_mounted_once() {
     assert_eq!(won, 1, "{runs:#?}");
     let name = text(&store.container(&container), "Names");
     let reasons = [
-        format!("Error: container {name} is being mounted or removed"),
+        format!("Error: container {name} is being mounted"),
         format!("Error: container {name} is already mounted at "),
         // On record a moment after this one looked, and mounted before it looked at the directory.
         "something is mounted there already".to_owned(),

@@ -43,6 +43,7 @@ mod random;
 mod rmi;
 mod rmi_options;
 mod run;
+mod run_chaos;
 mod run_options;
 mod run_removal;
 mod run_states;
@@ -156,6 +157,7 @@ fn cases() -> Vec<Case> {
             keys_and_size, sizes_and_interrupts, of_one_more_process, without_ours, joined_later,
             ended_from_outside,
         }),
+        cases!(RUN => run_chaos::{nothing_is_left_over}),
         cases!(RUN => run_states::{
             stopped, signalled, paused, waited_for, entered, logged, joined, shown_and_removed,
             its_monitor_is_told_to_end,
@@ -256,6 +258,7 @@ fn cases() -> Vec<Case> {
         cases!(STORE => bad_input::{
             images_that_are_not_there, containers_that_are_not_there, names_that_cannot_be,
             a_store_of_a_newer_version, without_permission, stores_that_cannot_be, a_closed_pipe,
+            a_reader_that_goes_away,
         }),
         cases!(STORE => bad_archives::{
             broken_archives, archives_that_contradict_themselves, hostile_layers,

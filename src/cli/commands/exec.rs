@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use clap::ArgAction;
 use parking_lot::Mutex;
+use rustix::io::Errno;
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
@@ -158,7 +159,7 @@ fn exec(
             false => with_terminal(terminal, manner, process),
         };
     }
-    cx.flush()?;
+    cx.flush_and_go_on();
     let (stderr, errors) = match args.detach {
         true => (Stdio::null(), None),
         false => {
@@ -200,7 +201,13 @@ fn describe(
 ) -> Result<oci_spec::runtime::Process, CommandError> {
     // The container's own root directory, with all that is mounted there.
     let path = PathBuf::from(format!("/proc/{}/root", first.pid));
-    let root = open_root(&path).map_err(StoreError::at("open", &path))?;
+    let root = match open_root(&path) {
+        // It has ended since.
+        Err(Errno::NOENT | Errno::SRCH) => {
+            return Err(ProcessError::NotRunning(container.id.clone()).into());
+        }
+        opened => opened.map_err(StoreError::at("open", &path))?,
+    };
     let mut settings = container.settings.clone();
     for setting in &args.env {
         let set = match setting.contains('=') {

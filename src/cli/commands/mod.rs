@@ -50,13 +50,13 @@ fn for_each(
             Ok(()) => {}
             Err(CommandError::Message(text)) => {
                 // What was printed for the names before comes before the complaint about this one.
-                cx.flush()?;
+                cx.flush_and_go_on();
                 complain(&text);
                 failed = true;
             }
             Err(CommandError::Reported) => failed = true,
             Err(CommandError::Refused { text, .. }) => {
-                cx.flush()?;
+                cx.flush_and_go_on();
                 complain(&text);
                 failed = true;
             }

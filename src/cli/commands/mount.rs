@@ -69,17 +69,21 @@ pub fn prepare(
     let snapshot = cx.snapshot()?;
     let container = find(&snapshot, container)?;
     if let Some(view) = snapshot.view(&container.id) {
-        let is_mounted = !view.detached && !mounts_of(&cx.store, &container.id)?.is_empty();
-        return Err(CommandError::new(match !is_mounted {
-            true => format!(
-                "container {} was detached, but its view is still used by open handles (server: \
-                 PID {})",
-                container.name, view.pid
+        let is_seen = !mounts_of(&cx.store, &container.id)?.is_empty();
+        let (name, pid) = (&container.name, view.pid);
+        return Err(CommandError::new(match (view.detached, is_seen) {
+            (true, _) => format!(
+                "container {name} was detached, but its view is still used by open handles (server: \
+                 PID {pid})"
             ),
-            false => format!(
-                "container {} is already mounted at {}",
-                container.name,
+            (false, true) => format!(
+                "container {name} is already mounted at {}",
                 view.mountpoint.display()
+            ),
+            // On record it is a moment earlier.
+            (false, false) => format!(
+                "container {name} is being mounted, or was unmounted by hand and is still used by \
+                 open handles (server: PID {pid})"
             ),
         }));
     }

@@ -27,7 +27,7 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
         match find(&snapshot, name) {
             // As for images: with --force a missing one is reported, but no failure.
             Err(missing @ FindError::NoSuchContainer(_)) if args.force => {
-                cx.flush()?;
+                cx.flush_and_go_on();
                 complain(&missing);
                 return Ok(());
             }

@@ -96,7 +96,7 @@ fn report(cx: &mut Context, plan: &RemovalPlan) -> Result<(), CommandError> {
         let row = layer.map(|layer| layer.id);
         // Of another image's layers has been warned already.
         if row.is_none_or(|row| plan.layers.iter().any(|l| l.row == row)) {
-            cx.flush()?;
+            cx.flush_and_go_on();
             complain(&error);
             failed = true;
             fates.extend(row.map(|row| (row, Fate::Failed)));
@@ -107,7 +107,7 @@ fn report(cx: &mut Context, plan: &RemovalPlan) -> Result<(), CommandError> {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => new.insert(match reclaim_planned(cx, layer) {
                 Err(CommandError::Message(text)) => {
-                    cx.flush()?;
+                    cx.flush_and_go_on();
                     complain(&text);
                     Fate::Failed
                 }

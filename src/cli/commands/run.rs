@@ -39,6 +39,6 @@ fn run_options(args: &Args, cx: &mut Context) -> Result<(), CommandError> {
     // Docker's too: a container whose process cannot be started is there, and has an ID.
     let started = start_detached(cx, &id);
     cx.line(id)?;
-    cx.flush()?;
+    cx.flush_and_go_on();
     started
 }

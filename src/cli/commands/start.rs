@@ -92,7 +92,7 @@ pub fn start_joined(cx: &mut Context, id: &ContainerId, input: bool) -> Result<(
     let mut service = mount::prepare(cx, id.hex(), None)?;
     service.run = Run::Attached;
     let (ours, theirs) = UnixStream::pair()?;
-    cx.flush()?;
+    cx.flush_and_go_on();
     joined::pass_signals_on(RunDir::of(&cx.store, id))?;
     mount::spawn_with(cx, &service, Stdio::from(OwnedFd::from(theirs)))?;
     let joined = Joined::start(ours, manner)?;
