@@ -1,11 +1,48 @@
 //! What is left of a container's process when whoever held it is gone, or could not start it.
 
+use std::ffi::OsStr;
+use std::time::Duration;
+
 use super::bundle::{RunDir, cgroup};
 use super::runtime::Runtime;
 use crate::db::Process;
 use crate::model::ContainerId;
 use crate::store::Store;
 use crate::sys::cgroups;
+use crate::sys::processes::with_command_line;
+
+/// How long the kernel may take to let go of a process that was killed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// End the runtime that was at work for a monitor that was killed. It is killed with that, but what it
+/// makes until it is really gone would be left.
+pub fn end_runtimes(store: &Store, id: &ContainerId) {
+    let run = RunDir::of(store, id);
+    if !run.path().exists() {
+        return;
+    }
+    let state = run.state();
+    let is_ours =
+        |args: &[&OsStr]| args.contains(&state.as_os_str()) && args.contains(&id.hex().as_ref());
+    // Not those of commands that are burying it as well.
+    let is_at_it = |args: &[&OsStr]| {
+        ["create", "start"]
+            .iter()
+            .any(|what| args.contains(&what.as_ref()))
+    };
+    let runtimes = with_command_line(|args| is_ours(args) && is_at_it(args));
+    let ended = runtimes.and_then(|runtimes| {
+        for runtime in runtimes {
+            runtime.kill()?;
+            runtime.wait(Some(PATIENCE))?;
+        }
+        Ok(())
+    });
+    if let Err(e) = ended {
+        let id = id.short();
+        tracing::warn!("cannot end the runtime of container {id}: {e}");
+    }
+}
 
 /// Kill what is left of a container's processes; remove its cgroups and what its runtime kept. To be
 /// called by who has the container's lock. What cannot be done is logged, and does not stop the rest.

@@ -131,6 +131,7 @@ pub fn bury_predecessor(
 /// End what a dead server left running, detach what it left mounted, and write down the end of its view. Returns why it could
 /// not be detached, if so: that does not keep its end from being recorded.
 fn bury(db: &mut Db, store: &Store, view: &View) -> Result<Option<StoreError>, DbError> {
+    remains::end_runtimes(store, &view.container);
     remains::clear(store, &view.container, view.process.as_ref());
     let failed = detach(store, &view.container).err();
     db.write(|tx| {

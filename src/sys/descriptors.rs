@@ -15,15 +15,35 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// pipes open, or whoever reads them waits for it.
 pub fn close_all_on_exec() -> io::Result<()> {
     const CLOSE_RANGE_CLOEXEC: libc::c_int = 4; // linux/close_range.h, Linux 5.11
-    // SAFETY: no memory is passed, and no descriptor is closed now.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            3_u32,
-            libc::c_uint::MAX,
-            CLOSE_RANGE_CLOEXEC,
-        )
-    };
+    close_range(CLOSE_RANGE_CLOEXEC)
+}
+
+/// Do something in a thread that shares no descriptor with the others but standard input, output and
+/// error. `work` must use none that was opened outside of it.
+///
+/// A FUSE server must ask its own file system only like this: the kernel does not let go of a thread
+/// that waits for an answer, not even when it is killed, before the file system ends; which ends with the
+/// last descriptor of /dev/fuse, that such a thread would have as well.
+///
+/// # Errors
+/// Of the thread's making; not those of `work`.
+pub fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    const CLOSE_RANGE_UNSHARE: libc::c_int = 2; // linux/close_range.h, Linux 5.9
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("apart".to_owned());
+        let thread = thread.spawn_scoped(scope, || {
+            close_range(CLOSE_RANGE_UNSHARE)?;
+            Ok(work())
+        })?;
+        let done = thread.join();
+        done.unwrap_or_else(|_| Err(io::Error::other("a thread has panicked")))
+    })
+}
+
+fn close_range(flags: libc::c_int) -> io::Result<()> {
+    // SAFETY: no memory is passed. With CLOEXEC nothing is closed now; with UNSHARE the other threads keep
+    // theirs, and this one has just begun and owns none.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, libc::c_uint::MAX, flags) };
     match result {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -71,4 +91,21 @@ pub fn receive(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd as _;
+
+    #[test]
+    fn what_a_thread_apart_has() {
+        let file = tempfile::tempfile().unwrap();
+        let number = file.as_raw_fd();
+        let link = format!("/proc/thread-self/fd/{number}");
+        assert!(std::fs::read_link(&link).is_ok());
+        let seen = apart(|| std::fs::read_link(&link).is_ok()).unwrap();
+        assert!(!seen, "it is closed there");
+        assert!(file.metadata().is_ok(), "and open here");
+    }
 }

@@ -4,9 +4,11 @@
 //! their mount in `fdinfo`, mappings their device in `maps`, and the links `cwd`, `root` and `exe`
 //! are asked with statx(2) for what the kernel knows already.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::os::fd::AsRawFd as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -211,6 +213,33 @@ fn life_of_thread(task: &Path) -> Option<Life> {
     })
 }
 
+/// The processes of whose command line `is_wanted` says so. Those of other PID namespaces are not seen.
+pub fn with_command_line(is_wanted: impl Fn(&[&OsStr]) -> bool) -> io::Result<Vec<Process>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(OsStr::to_str);
+        let Some(pid) = name.and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        // First the handle, then the look: the ID may be used again in between.
+        let Some(process) = Process::open(pid) else {
+            continue;
+        };
+        // One that is being taken apart has a command line for as long as any of its threads has.
+        let threads = || list(&path.join("task"));
+        let mut lines = std::iter::once(path.clone())
+            .chain(std::iter::once_with(threads).flatten())
+            .filter_map(|place| std::fs::read(place.join("cmdline")).ok());
+        let line = lines.find(|line| !line.is_empty()).unwrap_or_default();
+        let args: Vec<&OsStr> = line.split(|b| *b == 0).map(OsStr::from_bytes).collect();
+        if is_wanted(&args) {
+            found.push(process);
+        }
+    }
+    Ok(found)
+}
+
 /// A handle on a process that stays valid however often its ID is used again.
 #[derive(Debug)]
 pub struct Process(rustix::fd::OwnedFd);
@@ -290,6 +319,25 @@ impl Process {
 mod tests {
     use super::*;
     use crate::sys::mounts::mounts;
+
+    #[test]
+    fn command_lines() {
+        let mut child = std::process::Command::new("sleep")
+            .args(["60", "0.25"])
+            .spawn()
+            .unwrap();
+        let find = |last: &str| with_command_line(|args| args.contains(&OsStr::new(last))).unwrap();
+        assert!(find("0.26").is_empty());
+        for process in find("0.25") {
+            process.kill().unwrap();
+            assert!(process.wait(None).unwrap());
+        }
+        let status = child.wait().unwrap();
+        assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&status),
+            Some(9)
+        );
+    }
 
     #[test]
     fn a_running_program_is_found() {

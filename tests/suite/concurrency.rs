@@ -16,7 +16,7 @@ fn write_app(store: &Store) -> (String, Built) {
 }
 
 /// Runs the commands at the same time; their results in the same order.
-fn at_once(store: &Store, commands: &[Vec<&str>]) -> Vec<Run> {
+pub fn at_once(store: &Store, commands: &[Vec<&str>]) -> Vec<Run> {
     let start = Barrier::new(commands.len());
     thread::scope(|scope| {
         let running: Vec<_> = commands

@@ -44,11 +44,13 @@ mod rmi;
 mod rmi_options;
 mod run;
 mod run_chaos;
+mod run_many;
 mod run_options;
 mod run_removal;
 mod run_states;
 mod run_support;
 mod run_terminal;
+mod run_trouble;
 mod safeguards;
 mod samples;
 mod sharing;
@@ -166,6 +168,18 @@ fn cases() -> Vec<Case> {
             refused_without_force, with_force, the_layers_go_with_its_end, several_tags,
             several_containers, layers_that_another_image_needs, kept_layers, dry_run,
             loaded_again_meanwhile, a_container_that_goes,
+        }),
+        cases!(RUN => run_trouble::{
+            its_monitor_is_killed, its_monitor_is_killed_under_others, killed_at_any_moment,
+            commands_killed_at_any_moment, after_a_reboot, leftovers_in_its_directory,
+            runtimes_that_fail, held_from_outside,
+        }),
+        cases!([RUN, &[Need::Tool("unshare")]].concat() => run_trouble::{without_a_runtime}),
+        cases!([RUN, &[Need::LoopDevice]].concat() => run_trouble::{
+            on_a_full_disk, a_log_that_does_not_fit,
+        }),
+        cases!(RUN => run_many::{
+            a_hundred, one_container, many_enter_one, one_name, runs_against_removals,
         }),
         cases!([RUN, &[Need::Tool("sha256sum")]].concat() => run::{
             much_output_to_a_slow_reader,

@@ -474,7 +474,8 @@ pub fn signals_are_passed_on() {
         store.ok(&["exec", "job", "touch", "/data/end"]);
         job.signal(Signal::TERM);
     };
-    let start = |args: &[&str]| Background::start(&mut store.command(args));
+    // What it has to say of a signal is in the message of a failure.
+    let start = |args: &[&str]| Background::start(store.command(args).env("LAYERCTL_LOG", "debug"));
     let job = start(&["run", "--name", "job", SHELL, "sh", "-c", script]);
     to(&job);
     assert_eq!(job.finish().code, Some(3));

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use super::{for_each, mount};
 use crate::cli::context::Context;
@@ -11,6 +12,7 @@ use crate::cli::joined::{self, Joined, Manner};
 use crate::cli::serve::Run;
 use crate::container::bundle::RunDir;
 use crate::container::find;
+use crate::container::lock::{Look, ServerLock};
 use crate::container::process::{self, ProcessError};
 use crate::model::{ContainerId, ContainerState};
 
@@ -69,18 +71,43 @@ fn as_failure(error: CommandError) -> CommandError {
 
 /// Start a container's process, and leave it to itself.
 pub fn start_detached(cx: &mut Context, id: &ContainerId) -> Result<(), CommandError> {
-    let mut service = mount::prepare(cx, id.hex(), None)?;
-    service.run = Run::Detached;
-    match mount::spawn(cx, &service) {
+    let started = mount::prepare(cx, id.hex(), None).and_then(|mut service| {
+        service.run = Run::Detached;
+        mount::spawn(cx, &service)
+    });
+    match started {
         // Two commands at once: the other one was faster.
-        Err(CommandError::Message(_)) if is_running(cx, id)? => Ok(()),
+        Err(CommandError::Message(_)) if is_started_by_another(cx, id)? => Ok(()),
         started => started,
     }
 }
 
-fn is_running(cx: &mut Context, id: &ContainerId) -> Result<bool, CommandError> {
-    let view = cx.db.read(|tx| tx.view(id))?;
-    Ok(view.is_some_and(|view| view.process.is_some()))
+/// How long another command may take to start a container once its view is there; and how long it is
+/// taken for one that only mounts it.
+const PATIENCE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_millis(500);
+
+fn is_started_by_another(cx: &mut Context, id: &ContainerId) -> Result<bool, CommandError> {
+    let run = RunDir::of(&cx.store, id);
+    let directory = cx.store.container(id);
+    let begin = Instant::now();
+    loop {
+        let view = cx.db.read(|tx| tx.view(id))?;
+        if let Look::Free(_) = ServerLock::look(directory.path())? {
+            return Ok(false);
+        }
+        if view.is_some_and(|view| view.process.is_some()) {
+            return Ok(true);
+        }
+        let patience = match run.path().exists() {
+            true => PATIENCE,
+            false => GRACE,
+        };
+        if begin.elapsed() > patience {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Start a container's process and stay with it to its end: then this command ends as it did.

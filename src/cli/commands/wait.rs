@@ -1,5 +1,7 @@
 //! `wait`: block until containers stop, then print their exit codes.
 
+use std::time::Duration;
+
 use super::for_each;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
@@ -31,13 +33,13 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
 
 /// Wait for the end of a container's process and of its view, if it runs. Gives the last exit code.
 fn wait(cx: &mut Context, id: &ContainerId) -> Result<i32, CommandError> {
-    let runs = cx.db.read(|tx| tx.view(id))?;
-    if runs.is_some_and(|view| view.process.is_some()) {
+    let view = cx.db.read(|tx| tx.view(id))?;
+    if let Some(view) = view.filter(|view| view.process.is_some()) {
         let joined = connect(&RunDir::of(&cx.store, id)).and_then(|mut monitor| {
             Frame::Wait.send(&mut monitor)?;
             Ok(monitor)
         });
-        // Nobody there: it has ended since, or its monitor was killed.
+        // Nobody there: its end is about to be written down, or its monitor was killed.
         if let Ok(mut monitor) = joined {
             let told = Frame::receive(&mut monitor);
             if let Ok(Some(Frame::Exit(code))) = told {
@@ -45,7 +47,14 @@ fn wait(cx: &mut Context, id: &ContainerId) -> Result<i32, CommandError> {
                 return Ok(code);
             }
         }
-        view::bury_the_dead(&mut cx.db, &cx.store)?;
+        loop {
+            view::bury_the_dead(&mut cx.db, &cx.store)?;
+            let now = cx.db.read(|tx| tx.view(id))?;
+            if now.is_none_or(|now| !now.is_same(&view) || now.process.is_none()) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
     let container = cx.db.read(|tx| tx.container(id))?;
     Ok(container.and_then(|c| c.exit_code).unwrap_or(0))

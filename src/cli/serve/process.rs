@@ -24,6 +24,7 @@ use crate::db::{Container, View};
 use crate::model::signal;
 use crate::store::StoreError;
 use crate::sys::children;
+use crate::sys::descriptors::apart;
 use crate::sys::reason;
 use crate::union::Mounted;
 
@@ -144,11 +145,15 @@ fn try_start(
     let directory = cx.store.container(&container.id);
     let log = directory.output();
     let log = OutputLog::open(&log).map_err(StoreError::at("open", &log))?;
-    let run = bundle::prepare(&cx.store, container, &view.mountpoint, open_files)
-        .map_err(|e| refused(125)(&e))?;
     let cannot = |what: &'static str| {
         move |e: io::Error| CommandError::new(format!("cannot {what}: {}", reason(&e)))
     };
+    // It looks into the view that is served here.
+    let store = &cx.store;
+    let prepared = apart(|| bundle::prepare(store, container, &view.mountpoint, open_files));
+    let run = prepared
+        .map_err(cannot("make the container ready"))?
+        .map_err(|e| refused(125)(&e))?;
     children::adopt_orphans().map_err(cannot("wait for the container's process"))?;
     let listener = attach::listen(&run).map_err(cannot("listen for commands"))?;
     let (mut ours, theirs) =

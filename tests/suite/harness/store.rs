@@ -279,7 +279,8 @@ impl Store {
     pub fn end_all(&self) {
         // In the reverse order of mounting; a server that serves a mount ends with it or is killed.
         for mount_point in mounts_below(self.scratch.path()).iter().rev() {
-            unmount(mount_point, UnmountFlags::DETACH).ok();
+            // By force: a server that is killed while it waits for itself ends only so.
+            unmount(mount_point, UnmountFlags::DETACH | UnmountFlags::FORCE).ok();
         }
         self.servers().into_iter().for_each(process::kill_hard);
         for container in names_in(&self.root.join("containers")) {
