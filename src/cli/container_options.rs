@@ -5,7 +5,7 @@ use clap::ArgAction;
 use super::context::Context;
 use super::error::CommandError;
 use crate::archive::ImageConfig;
-use crate::container::bundle::BundleError;
+use crate::container::bundle::{self, BundleError};
 use crate::container::lifecycle::{self, LifecycleError, NewContainer};
 use crate::container::runtime::Runtime;
 use crate::image::{config, resolve};
@@ -92,6 +92,7 @@ pub fn create(
     if is_to_run && settings.command().is_empty() {
         return Err(BundleError::NoCommand.into());
     }
+    bundle::check_binds(&settings)?;
     let new = NewContainer {
         // Docker's too: an empty name is none.
         name: options.name.as_deref().filter(|name| !name.is_empty()),

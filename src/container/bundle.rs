@@ -158,9 +158,7 @@ pub fn prepare(
     if container.command.is_empty() {
         return Err(BundleError::NoCommand);
     }
-    if let Some(bind) = settings.binds.iter().find(|bind| !bind.source.exists()) {
-        return Err(BundleError::NoSource(bind.source.clone()));
-    }
+    check_binds(settings)?;
     let run = RunDir::of(store, &container.id);
     run.make()?;
     let hostname = hostname(&container.id, settings);
@@ -195,6 +193,14 @@ pub fn prepare(
     let path = run.path().join("config.json");
     config.save(&path)?;
     Ok(run)
+}
+
+/// Whether all that is to be seen of the host in a container is there.
+pub fn check_binds(settings: &Settings) -> Result<(), BundleError> {
+    match settings.binds.iter().find(|bind| !bind.source.exists()) {
+        Some(bind) => Err(BundleError::NoSource(bind.source.clone())),
+        None => Ok(()),
+    }
 }
 
 /// A container's root directory, to look things up in.

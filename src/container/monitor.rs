@@ -195,6 +195,8 @@ impl FirstProcess {
 struct Hub {
     log: Mutex<OutputLog>,
     clients: Mutex<Vec<Arc<Client>>>,
+    /// How the process has ended, once those who have joined are being told.
+    ended: Mutex<Option<i32>>,
     stdin: Mutex<Option<File>>,
     terminal: Option<File>,
     /// Standard input ends when the first who joined goes: nobody else was meant to be there.
@@ -216,6 +218,16 @@ impl Client {
     fn send(&self, frame: &Frame) -> io::Result<()> {
         let _sending = self.sending.lock();
         frame.send(&mut &self.socket)
+    }
+
+    fn tell_the_end(&self, exit_code: i32) {
+        // One that is still being sent something has no room for this either.
+        let sending = self.sending.try_lock();
+        if sending.is_some()
+            && let Err(e) = Frame::Exit(exit_code).send(&mut &self.socket)
+        {
+            tracing::debug!("somebody who had joined has gone: {e}");
+        }
     }
 }
 
@@ -240,6 +252,7 @@ impl Monitor {
         let hub = Arc::new(Hub {
             log: Mutex::new(log),
             clients: Mutex::new(Vec::new()),
+            ended: Mutex::new(None),
             stdin: Mutex::new(ends.stdin),
             closes_stdin: first.is_some() && ends.terminal.is_none(),
             terminal: ends.terminal,
@@ -298,14 +311,10 @@ impl Monitor {
                 break;
             }
         }
+        // Whoever joins from here on is told when joining.
+        *self.hub.ended.lock() = Some(exit_code);
         for client in self.hub.all() {
-            // One that is still being sent something has no room for this either.
-            let sending = client.sending.try_lock();
-            if sending.is_some()
-                && let Err(e) = Frame::Exit(exit_code).send(&mut &client.socket)
-            {
-                tracing::debug!("somebody who had joined has gone: {e}");
-            }
+            client.tell_the_end(exit_code);
         }
     }
 
@@ -372,6 +381,9 @@ impl Hub {
             sending: Mutex::new(()),
         });
         self.clients.lock().push(client.clone());
+        if let Some(exit_code) = *self.ended.lock() {
+            client.tell_the_end(exit_code);
+        }
         Ok(client)
     }
 

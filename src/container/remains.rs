@@ -60,11 +60,16 @@ pub fn clear(store: &Store, id: &ContainerId, process: Option<&Process>) {
     if !run.path().exists() {
         return;
     }
+    clear_cgroups(store, id);
+    if let Err(e) = run.remove() {
+        tracing::warn!("{e}");
+    }
+}
+
+/// Remove a container's cgroups, with what is in them.
+pub fn clear_cgroups(store: &Store, id: &ContainerId) {
     if let Err(e) = cgroups::remove(&cgroup(store, id)) {
         let id = id.short();
         tracing::warn!("cannot remove the cgroups of container {id}: {e}");
-    }
-    if let Err(e) = run.remove() {
-        tracing::warn!("{e}");
     }
 }

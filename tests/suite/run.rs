@@ -247,7 +247,7 @@ pub fn refused() {
             "uids and gids must be in range 0-2147483647",
             true,
         ),
-        (&["-v", &bind, SHELL, "id"], &no_source, true),
+        (&["-v", &bind, SHELL, "id"], &no_source, false),
     ] {
         let ran = store.run(&[&["run"], args].concat());
         ran.expect(125, "", &format!("Error: {why}\n"));

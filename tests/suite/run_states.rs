@@ -338,16 +338,21 @@ pub fn entered() {
         (
             &["-u", "nosuch"],
             &["true"],
-            1,
+            126,
             "unable to find user nosuch: no matching entries in passwd file",
         ),
         (
             &["-u", "0:nosuch"],
             &["true"],
-            1,
+            126,
             "unable to find group nosuch: no matching entries in group file",
         ),
-        (&["-w", "rel"], &["true"], 1, "Cwd must be an absolute path"),
+        (
+            &["-w", "rel"],
+            &["true"],
+            126,
+            "Cwd must be an absolute path",
+        ),
     ] {
         let ran = exec(options, command);
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(code), ""), "{ran:?}");

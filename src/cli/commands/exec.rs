@@ -223,13 +223,22 @@ fn describe(
     }
     if let Some(directory) = &args.workdir {
         if !directory.starts_with('/') {
-            return Err(CommandError::new("Cwd must be an absolute path"));
+            return Err(cannot_run(&"Cwd must be an absolute path"));
         }
         settings.working_dir = directory.clone();
     }
-    let process = bundle::process(&root, &settings, args.command.clone(), args.tty)?;
+    let process = bundle::process(&root, &settings, args.command.clone(), args.tty);
+    let process = process.map_err(|e| cannot_run(&e))?;
     let hostname = hostname(&container.id, &settings);
     Ok(spec::oci_process(&process, &hostname, None)?)
+}
+
+/// Docker's exit code for what keeps a program from being run.
+fn cannot_run(why: &dyn std::fmt::Display) -> CommandError {
+    CommandError::Refused {
+        text: why.to_string(),
+        code: 126,
+    }
 }
 
 fn inherited(wanted: bool, stream: impl std::os::fd::AsFd) -> io::Result<Stdio> {

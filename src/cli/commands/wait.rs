@@ -8,7 +8,7 @@ use crate::cli::error::CommandError;
 use crate::cli::joined::wait_for_end;
 use crate::container::attach::{Frame, connect};
 use crate::container::bundle::RunDir;
-use crate::container::{find, view};
+use crate::container::{FindError, find, view};
 use crate::model::ContainerId;
 
 /// Arguments of `wait`.
@@ -56,6 +56,9 @@ fn wait(cx: &mut Context, id: &ContainerId) -> Result<i32, CommandError> {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
-    let container = cx.db.read(|tx| tx.container(id))?;
-    Ok(container.and_then(|c| c.exit_code).unwrap_or(0))
+    match cx.db.read(|tx| tx.container(id))? {
+        Some(container) => Ok(container.exit_code.unwrap_or(0)),
+        // It was to go at its end, and its monitor was killed: nobody knows.
+        None => Err(FindError::NoSuchContainer(id.hex().to_owned()).into()),
+    }
 }

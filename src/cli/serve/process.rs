@@ -198,7 +198,7 @@ pub fn wait(
     if let Err(e) = held.runtime.delete(&held.run, &container.id) {
         warn!("{e}");
     }
-    remains::clear(&cx.store, &container.id, None);
+    remains::clear_cgroups(&cx.store, &container.id);
     let noted = cx.db.write(|tx| {
         tx.clear_view_process(view)?;
         tx.set_view_detached(view)?;
@@ -209,6 +209,10 @@ pub fn wait(
         }
     });
     held.monitor.finish(code);
+    // Not before: whoever wants to know how it ended asks there.
+    if let Err(e) = held.run.remove() {
+        warn!("{e}");
+    }
     noted?;
     Ok(code)
 }
