@@ -86,16 +86,6 @@ enum Command {
     Run(c::run::Args),
     /// Run the processes of containers
     Start(c::start::Args),
-    /// Give a container another name
-    Rename(c::rename::Args),
-    /// Show what a container has changed: added (A), changed (C) and deleted (D) names
-    Diff(c::diff::Args),
-    /// Copy files out of a container, or into one
-    Cp(c::cp::Args),
-    /// Make an image of a container
-    Commit(c::commit::Args),
-    /// Write all files of a container as a tar
-    Export(c::export::Args),
     /// Stop containers: their stop signal, and SIGKILL if that does not help
     Stop(c::stop::Args),
     /// Send a signal to containers
@@ -112,6 +102,16 @@ enum Command {
     Attach(c::attach::Args),
     /// Show what a container's process has written
     Logs(c::logs::Args),
+    /// Give a container another name
+    Rename(c::rename::Args),
+    /// Show what a container has changed: added (A), changed (C) and deleted (D) names
+    Diff(c::diff::Args),
+    /// Copy files out of a container, or into one
+    Cp(c::cp::Args),
+    /// Make an image of a container
+    Commit(c::commit::Args),
+    /// Write all files of a container as a tar
+    Export(c::export::Args),
     /// Remove containers
     Rm(c::rm::Args),
     /// List containers
