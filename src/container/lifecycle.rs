@@ -237,8 +237,10 @@ pub fn abandon(
     let has_ended = db.write(|tx| -> Result<bool, LifecycleError> {
         tx.delete_container(&container.id)?;
         match tx.view(&container.id)? {
-            // Mounted anew meanwhile: that view is not detached.
-            Some(now) if !now.is_same(view) => Err(LifecycleError::Active(container.name.clone())),
+            // Mounted anew meanwhile: that view is not detached. Or its process has been started.
+            Some(now) if !now.is_same(view) || now.process.is_some() => {
+                Err(LifecycleError::Active(container.name.clone()))
+            }
             now => Ok(now.is_none()),
         }
     })?;

@@ -8,6 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::bundle::RunDir;
 use super::lifecycle::LifecycleError;
 use super::lock::{Look, ServerLock};
 use super::remains;
@@ -146,6 +147,14 @@ fn bury(db: &mut Db, store: &Store, view: &View) -> Result<Option<StoreError>, D
     })?;
     end(db, view, KILLED)?;
     Ok(failed)
+}
+
+/// Whether a view's server is about to run the container's process: what the OCI runtime needs is there,
+/// and the process is not on record yet. The runtime may have mounts of the view by then that are not
+/// seen here.
+pub fn is_starting(store: &Store, view: &View) -> bool {
+    let run = RunDir::of(store, &view.container);
+    view.process.is_none() && !view.detached && run.path().exists()
 }
 
 /// A process that is killed keeps its locks until the kernel has taken it apart.

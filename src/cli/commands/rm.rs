@@ -1,6 +1,7 @@
 //! `rm`: remove containers.
 
 use super::for_each;
+use super::start::wait_for_start;
 use super::stop::stop;
 use super::umount::{Ended, end_view};
 use crate::cli::context::Context;
@@ -23,6 +24,7 @@ pub struct Args {
 /// Run `rm`.
 pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     for_each(cx, &args.containers, |cx, name| {
+        wait_for_start(cx, name)?;
         let snapshot = cx.snapshot()?;
         match find(&snapshot, name) {
             // As for images: with --force a missing one is reported, but no failure.

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use super::{for_each, mount};
 use crate::cli::context::Context;
@@ -12,6 +13,7 @@ use crate::cli::serve::Run;
 use crate::container::bundle::RunDir;
 use crate::container::find;
 use crate::container::process::{self, ProcessError};
+use crate::container::view::is_starting;
 use crate::model::{ContainerId, ContainerState};
 
 /// Arguments of `start`.
@@ -76,6 +78,24 @@ pub fn start_detached(cx: &mut Context, id: &ContainerId) -> Result<(), CommandE
         Err(CommandError::Message(_)) if is_running(cx, id)? => Ok(()),
         started => started,
     }
+}
+
+/// How long a container's start is waited for by what would end it, and how often it is looked.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Wait while a container is just being started: it cannot be stopped nor unmounted before it runs.
+pub fn wait_for_start(cx: &mut Context, name: &str) -> Result<(), CommandError> {
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        let snapshot = cx.snapshot()?;
+        match find(&snapshot, name).map(|container| snapshot.view(&container.id)) {
+            Ok(Some(view)) if is_starting(&cx.store, view) => std::thread::sleep(PAUSE),
+            // What is not found is told by who looks for it next.
+            _ => break,
+        }
+    }
+    Ok(())
 }
 
 fn is_running(cx: &mut Context, id: &ContainerId) -> Result<bool, CommandError> {
