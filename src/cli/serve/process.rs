@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::container::bundle::{self, RunDir};
+use crate::container::lifecycle::LifecycleError;
 use crate::container::monitor::{FirstProcess, Monitor, ends};
 use crate::container::output_log::OutputLog;
 use crate::container::runtime::Runtime;
@@ -24,11 +25,15 @@ use crate::db::{Container, View};
 use crate::model::signal;
 use crate::store::StoreError;
 use crate::sys::children;
+use crate::sys::processes::Program;
 use crate::sys::reason;
 use crate::union::Mounted;
 
 /// How long a process that is told to end by the end of its server may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a process may take to become what it is to run.
+const EXEC_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The process that is running, for those who must end it.
 #[derive(Debug, Clone, Default)]
@@ -156,19 +161,26 @@ fn try_start(
     let (streams, console) = theirs.streams();
     let created = runtime.create(&run, &container.id, streams);
     let pid = created.map_err(|e| refused(e.exit_code())(&e))?;
-    let process = FirstProcess::new(pid);
+    let process = FirstProcess::made(pid);
     *running.0.lock() = Some(process.clone());
     if let Some(console) = console {
         let terminal = console.terminal().and_then(|t| ours.set_terminal(t));
         terminal.map_err(cannot("get the container's terminal"))?;
     }
-    cx.db
-        .write(|tx| tx.set_view_process(view, pid, runtime.program()))?;
-    let monitor = Monitor::start(ours, process, log, listener, first)
+    cx.db.write(|tx| match tx.has_container(&container.id)? {
+        true => Ok(tx.set_view_process(view, pid, runtime.program())?),
+        // Removed by force meanwhile: nobody would see its process.
+        false => Err(LifecycleError::NoSuchContainer(container.name.clone())),
+    })?;
+    let monitor = Monitor::start(ours, process.clone(), log, listener, first)
         .map_err(cannot("pass on the container's output"))?;
+    let before = Program::of(pid);
     runtime
         .start(&run, &container.id)
         .map_err(|e| refused(e.exit_code())(&e))?;
+    // The runtime has said so, but its own part of the process may not have made way yet.
+    before.wait_for_another(EXEC_PATIENCE);
+    process.runs().map_err(cannot("pass a signal on"))?;
     cx.db.write(|tx| tx.set_container_started(&container.id))?;
     info!("started process {pid} with {}", runtime.program().display());
     Ok(Held {
