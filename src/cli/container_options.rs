@@ -44,7 +44,7 @@ pub struct ContainerOptions {
     pub tty: bool,
     /// Remove the container when its process has ended
     #[arg(long)]
-    rm: bool,
+    pub rm: bool,
     /// The host's network, or one of its own with nothing but lo
     #[arg(long, alias = "net", value_enum, default_value_t)]
     network: NetworkArg,

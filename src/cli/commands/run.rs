@@ -3,8 +3,12 @@
 use super::start::{start_detached, start_joined};
 use crate::cli::container_options::{ContainerOptions, create};
 use crate::cli::context::Context;
-use crate::cli::error::CommandError;
+use crate::cli::error::{CommandError, warn};
 use crate::cli::joined::{self, Manner};
+use crate::container::lifecycle::{self, LifecycleError};
+use crate::container::view;
+use crate::db::DbError;
+use crate::model::ContainerId;
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
@@ -33,12 +37,37 @@ fn run_options(args: &Args, cx: &mut Context) -> Result<(), CommandError> {
         })?;
     }
     let id = create(cx, &args.options, true)?;
-    if !args.detach {
-        return start_joined(cx, &id, args.options.interactive);
+    let started = match args.detach {
+        false => start_joined(cx, &id, args.options.interactive),
+        true => {
+            // Docker's too: a container whose process cannot be started is there, and has an ID.
+            let started = start_detached(cx, &id);
+            cx.line(&id)?;
+            cx.flush()?;
+            started
+        }
+    };
+    if started.is_err()
+        && args.options.rm
+        && let Err(e) = remove_unstarted(cx, &id)
+    {
+        warn(&e);
     }
-    // Docker's too: a container whose process cannot be started is there, and has an ID.
-    let started = start_detached(cx, &id);
-    cx.line(id)?;
-    cx.flush()?;
     started
+}
+
+/// A container that was to go at its end goes as well if it never ran: its server may not have come so
+/// far as to see to that.
+fn remove_unstarted(cx: &mut Context, id: &ContainerId) -> Result<(), LifecycleError> {
+    view::bury_the_dead(&mut cx.db, &cx.store)?;
+    let left = cx.db.read(|tx| -> Result<_, DbError> {
+        Ok(match tx.view(id)? {
+            Some(_) => None,
+            None => tx.container(id)?.filter(|c| c.started.is_none()),
+        })
+    })?;
+    match left.map(|container| lifecycle::remove(&mut cx.db, &cx.store, &container)) {
+        Some(Err(LifecycleError::NoSuchContainer(_))) | None => Ok(()),
+        Some(removed) => removed,
+    }
 }
