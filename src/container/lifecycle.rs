@@ -334,7 +334,8 @@ mod tests {
         abandon(&mut db, &store, &container, &view).unwrap();
         assert!(directory.path().exists());
         // The view has ended, and its server had found the container.
-        crate::container::view::end(&mut db, &view, 0).unwrap();
+        db.write(|tx| crate::container::view::end(tx, &view, 0))
+            .unwrap();
         abandon(&mut db, &store, &container, &view).unwrap();
         assert!(!directory.path().exists());
     }

@@ -245,7 +245,8 @@ pub fn serve(
     let served = serving.join().map_err(at(service, "serve the view"));
     let result = told.and(ended).and(served);
     detach(&cx.store, &service.container);
-    let ended = view::end(&mut cx.db, &pins.view, i32::from(result.is_err()));
+    let code = i32::from(result.is_err());
+    let ended = process::write_even_if_full(cx, |tx| view::end(tx, &pins.view, code));
     let released = ended.map_err(CommandError::from).and_then(|_| {
         info!("unmounted");
         let Pins { view, pins, .. } = pins;

@@ -21,9 +21,9 @@ use crate::container::monitor::{FirstProcess, Monitor, ends};
 use crate::container::output_log::OutputLog;
 use crate::container::runtime::Runtime;
 use crate::container::{attach, remains};
-use crate::db::{Container, View};
+use crate::db::{Container, DbError, Tx, View};
 use crate::model::signal;
-use crate::store::StoreError;
+use crate::store::{StoreError, reserve};
 use crate::sys::children;
 use crate::sys::processes::Program;
 use crate::sys::reason;
@@ -206,7 +206,7 @@ pub fn wait(
         warn!("{e}");
     }
     remains::clear(&cx.store, &container.id, None);
-    let noted = cx.db.write(|tx| {
+    let noted = write_even_if_full(cx, |tx| {
         tx.clear_view_process(view)?;
         tx.set_view_detached(view)?;
         match container.settings.auto_remove {
@@ -218,6 +218,26 @@ pub fn wait(
     held.monitor.finish(code);
     noted?;
     Ok(code)
+}
+
+/// Write down what nobody else can: how a process has ended is lost otherwise, and what a view held is
+/// not reclaimed. On a full disk the room that is kept for such is given up.
+pub fn write_even_if_full<T>(
+    cx: &mut Context,
+    change: impl Fn(&Tx<'_>) -> Result<T, DbError>,
+) -> Result<T, DbError> {
+    let mut tries = 3;
+    loop {
+        tries -= 1;
+        match cx.db.write(&change) {
+            Err(error) if error.is_full() && tries > 0 => {
+                if let Err(e) = reserve::spend(cx.store.root()) {
+                    warn!("{e}");
+                }
+            }
+            written => return written,
+        }
+    }
 }
 
 impl Held {
