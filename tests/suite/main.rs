@@ -43,6 +43,7 @@ mod random;
 mod rmi;
 mod rmi_options;
 mod run;
+mod run_moments;
 mod run_options;
 mod run_removal;
 mod run_states;
@@ -159,6 +160,13 @@ fn cases() -> Vec<Case> {
         cases!(RUN => run_states::{
             stopped, signalled, paused, waited_for, entered, logged, joined, shown_and_removed,
             its_monitor_is_told_to_end,
+        }),
+        cases!(RUN => run_moments::{
+            signalled_before_it_runs, ended_while_it_is_started, removed_when_it_never_ran,
+            its_end_is_not_on_record_yet, its_monitor_is_stopped,
+        }),
+        cases!([RUN, &[Need::LoopDevice]].concat() => run_moments::{
+            it_ends_on_a_full_disk, its_log_is_emptied_on_a_full_disk,
         }),
         cases!(RUN => run_removal::{
             refused_without_force, with_force, the_layers_go_with_its_end, several_tags,
