@@ -75,6 +75,18 @@ fn remove(
     match lifecycle::remove(&mut cx.db, &cx.store, container) {
         // Another process was faster.
         Err(LifecycleError::NoSuchContainer(_)) if force => Ok(()),
+        // It has been started since: once more, with the view that it has now.
+        Err(LifecycleError::Active(_)) if force && snapshot.view(&container.id).is_none() => {
+            wait_for_start(cx, container.id.hex())?;
+            let snapshot = cx.snapshot()?;
+            match find(&snapshot, container.id.hex()) {
+                Ok(container) if snapshot.view(&container.id).is_some() => {
+                    remove(cx, &snapshot, container, force)
+                }
+                Ok(_) => Err(LifecycleError::Active(container.name.clone()).into()),
+                Err(_) => Ok(()),
+            }
+        }
         other => Ok(other?),
     }
 }
