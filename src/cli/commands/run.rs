@@ -36,10 +36,15 @@ fn run_options(args: &Args, cx: &mut Context) -> Result<(), CommandError> {
             tty: args.options.tty,
         })?;
     }
+    // Before there is a container: Ctrl-C must not leave one that nobody wants.
+    let signals = match args.detach {
+        false => Some(joined::pass_signals_on()?),
+        true => None,
+    };
     let id = create(cx, &args.options, true)?;
-    let started = match args.detach {
-        false => start_joined(cx, &id, args.options.interactive),
-        true => {
+    let started = match signals {
+        Some(signals) => start_joined(cx, &id, args.options.interactive, signals),
+        None => {
             // Docker's too: a container whose process cannot be started is there, and has an ID.
             let started = start_detached(cx, &id);
             cx.line(&id)?;

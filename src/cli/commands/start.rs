@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::{for_each, mount};
@@ -45,7 +46,9 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
             return super::attach::attach(cx, &id, args.interactive);
         }
         let input = args.interactive && container.settings.open_stdin;
-        let started = start_joined(cx, &id, input);
+        let started = joined::pass_signals_on()
+            .map_err(CommandError::from)
+            .and_then(|signals| start_joined(cx, &id, input, signals));
         return started.map_err(as_failure);
     }
     for_each(cx, &args.containers, |cx, name| {
@@ -71,11 +74,19 @@ fn as_failure(error: CommandError) -> CommandError {
 
 /// Start a container's process, and leave it to itself.
 pub fn start_detached(cx: &mut Context, id: &ContainerId) -> Result<(), CommandError> {
-    let mut service = mount::prepare(cx, id.hex(), None)?;
-    service.run = Run::Detached;
-    match mount::spawn(cx, &service) {
+    let started = mount::prepare(cx, id.hex(), None).and_then(|mut service| {
+        service.run = Run::Detached;
+        mount::spawn(cx, &service)
+    });
+    match started {
         // Two commands at once: the other one was faster.
-        Err(CommandError::Message(_)) if is_running(cx, id)? => Ok(()),
+        Err(error @ CommandError::Message(_)) => {
+            wait_for_start(cx, id.hex())?;
+            match is_running(cx, id)? {
+                true => Ok(()),
+                false => Err(error),
+            }
+        }
         started => started,
     }
 }
@@ -104,7 +115,13 @@ fn is_running(cx: &mut Context, id: &ContainerId) -> Result<bool, CommandError> 
 }
 
 /// Start a container's process and stay with it to its end: then this command ends as it did.
-pub fn start_joined(cx: &mut Context, id: &ContainerId, input: bool) -> Result<(), CommandError> {
+/// `signals` is told where those that have come are to go.
+pub fn start_joined(
+    cx: &mut Context,
+    id: &ContainerId,
+    input: bool,
+    signals: mpsc::Sender<RunDir>,
+) -> Result<(), CommandError> {
     let container = cx.db.read(|tx| tx.container(id))?;
     let tty = container.is_some_and(|c| c.settings.tty);
     let manner = Manner { input, tty };
@@ -113,7 +130,7 @@ pub fn start_joined(cx: &mut Context, id: &ContainerId, input: bool) -> Result<(
     service.run = Run::Attached;
     let (ours, theirs) = UnixStream::pair()?;
     cx.flush()?;
-    joined::pass_signals_on(RunDir::of(&cx.store, id))?;
+    signals.send(RunDir::of(&cx.store, id))?;
     mount::spawn_with(cx, &service, Stdio::from(OwnedFd::from(theirs)))?;
     let joined = Joined::start(ours, manner)?;
     end_as_it_did(cx, id, joined.finish()?)
