@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::harness::process::kill_hard;
+use crate::harness::store::names_in;
 use crate::harness::{LoopFs, Store, text, wait_until};
 use crate::run_support::{
     Background, SHELL, check_ended, detached, exit_code, idle, inspect, monitor, shell, store,
@@ -269,4 +270,45 @@ pub fn its_log_is_emptied_on_a_full_disk() {
     assert_eq!(run.finish().code, Some(0));
     let after = fs::metadata(&log).unwrap().len();
     assert!(after < before / 2, "{after}");
+}
+
+/// Ctrl-C in a terminal is for all that has not left it: neither a server that has just been started dies of
+/// it, nor is a container left that was to go.
+pub fn interrupted_at_any_moment() {
+    let store = store();
+    let script = "trap 'exit 9' INT; sleep 1 & wait";
+    for millis in (0..60).map(|n| n * 2) {
+        let mut command = store.command(&["run", "--rm", SHELL, "sh", "-c", script]);
+        let run = Background::start(std::os::unix::process::CommandExt::process_group(
+            &mut command,
+            0,
+        ));
+        sleep(Duration::from_millis(millis));
+        let group = rustix::process::Pid::from_raw(run.pid()).unwrap();
+        rustix::process::kill_process_group(group, Signal::INT).unwrap();
+        let run = run.finish();
+        // Before it listens to signals it has made nothing; a shell that has no handler yet ignores it.
+        let is_expected = run.signal == Some(2) || matches!(run.code, Some(0 | 9));
+        assert!(is_expected && run.stderr.is_empty(), "{millis}: {run:#?}");
+        let left = store.json(&["ps", "-a"]);
+        assert!(left.is_empty(), "{millis}: {left:?}");
+    }
+    assert!(names_in(&store.root().join("containers")).is_empty());
+}
+
+/// Two commands that start a container at once: one does, the other sees that it runs.
+pub fn started_twice_at_once() {
+    let store = store();
+    let held = Held::new(&store, "create", When::Before);
+    let own = ["create", "--name", "job", "--runtime", &held.program];
+    store.ok(&[&own[..], &[SHELL, "sleep", "1000"]].concat());
+    let start = || Background::start(&mut store.command(&["start", "job"]));
+    let first = start();
+    held.wait();
+    let second = start();
+    sleep(A_WHILE);
+    held.go_on();
+    first.finish().expect(0, "job\n", "");
+    second.finish().expect(0, "job\n", "");
+    store.ok(&["rm", "-f", "job"]);
 }
