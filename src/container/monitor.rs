@@ -33,8 +33,10 @@ use crate::sys::terminal;
 const CHUNK: usize = 16 << 10;
 
 /// What a reader may lag behind: while the process runs, and at its end, when all that is left in pipes
-/// and threads must fit as well. (The kernel doubles both: socket(7).)
-const LAG: usize = 64 << 10;
+/// and threads must fit as well. (The kernel doubles both: socket(7).) A thread that waits for room is
+/// woken only when a quarter of the room is used at most, so the first is less than a quarter of the second,
+/// by more than a frame; and that is the most there is by default.
+const LAG: usize = 32 << 10;
 const LAG_AT_THE_END: usize = 208 << 10;
 
 /// How long what the process left in its pipes may take to be passed on, once it has ended: something

@@ -164,7 +164,7 @@ fn cases() -> Vec<Case> {
         cases!(RUN => run_moments::{
             signalled_before_it_runs, ended_while_it_is_started, removed_when_it_never_ran,
             its_end_is_not_on_record_yet, its_monitor_is_stopped, interrupted_at_any_moment,
-            started_twice_at_once,
+            started_twice_at_once, ended_while_its_reader_lags,
         }),
         cases!([RUN, &[Need::LoopDevice]].concat() => run_moments::{
             it_ends_on_a_full_disk, its_log_is_emptied_on_a_full_disk,

@@ -312,3 +312,37 @@ pub fn started_twice_at_once() {
     second.finish().expect(0, "job\n", "");
     store.ok(&["rm", "-f", "job"]);
 }
+
+/// One who joined and does not read for longer than the monitor waits has all of the output all the same,
+/// and the exit code, of a container that is gone by then.
+pub fn ended_while_its_reader_lags() {
+    let store = store();
+    let sizes: Vec<usize> = (1..=11).map(|n| n * 18_000).collect();
+    let readers: Vec<Background> = sizes
+        .iter()
+        .map(|size| {
+            let script = format!("echo up; read x; sleep 1; head -c {size} /dev/zero; exit 6");
+            let mut command = store.command(&["run", "--rm", "-i", SHELL, "sh", "-c", &script]);
+            Background::start(command.stdin(Stdio::piped()))
+        })
+        .collect();
+    let mut inputs = Vec::new();
+    let mut stopped = Vec::new();
+    for mut reader in readers {
+        reader.wait_for("up");
+        inputs.extend(reader.stdin());
+        stopped.push(reader);
+    }
+    for (reader, input) in stopped.iter().zip(&mut inputs) {
+        input.write_all(b"go\n").unwrap();
+        // It has passed that on.
+        sleep(Duration::from_millis(20));
+        reader.signal(Signal::STOP);
+    }
+    sleep(Duration::from_secs(7));
+    for (reader, size) in stopped.into_iter().zip(sizes) {
+        reader.signal(Signal::CONT);
+        let run = reader.finish();
+        assert_eq!((run.code, run.stdout.len()), (Some(6), 3 + size), "{size}");
+    }
+}
