@@ -10,6 +10,7 @@ use rustix::process::{Signal, getpid, kill_process};
 use tracing::info;
 
 use super::error::CommandError;
+use crate::sys::children::leads_a_session;
 use crate::sys::descriptors::close_all_on_exec;
 use crate::sys::reason;
 
@@ -39,6 +40,8 @@ pub fn this_program() -> Command {
 pub fn start(command: &mut Command) -> Result<Started, CommandError> {
     // The server must not keep the pipes of whoever called us: they would never see their end.
     close_all_on_exec()?;
+    // It outlives the terminal from which it is started; Ctrl-C there is for us alone.
+    leads_a_session(command);
     let mut server = command
         .stdout(Stdio::piped())
         .spawn()

@@ -3,7 +3,7 @@
 
 use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -55,19 +55,30 @@ pub fn check(manner: Manner) -> Result<(), CommandError> {
     }
 }
 
-/// From now on signals are the container's. To be called before it is started: one that comes while it
-/// is being started is kept for it.
-pub fn pass_signals_on(run: RunDir) -> io::Result<()> {
+/// From now on signals are the container's, which is told later: one that comes while it is being made or
+/// started is kept for it.
+pub fn pass_signals_on() -> io::Result<mpsc::Sender<RunDir>> {
+    let (sender, told) = mpsc::channel();
+    let container = Mutex::new((None, told));
     on_signals(&PASSED_ON, move |number| {
+        let (known, told) = &mut *container.lock();
+        if known.is_none() {
+            *known = told.recv().ok();
+        }
+        let Some(run) = known else {
+            // It could not be made.
+            return;
+        };
         let end = Instant::now() + PATIENCE;
         // Not through the connection for input: there, much that nobody reads may be in front.
-        while let Err(e) = attach::tell(&run, &Frame::Signal(number)) {
+        while let Err(e) = attach::tell(run, &Frame::Signal(number)) {
             if Instant::now() > end {
                 return tracing::warn!("nobody is there for signal {number}: {e}");
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-    })
+    })?;
+    Ok(sender)
 }
 
 impl Joined {

@@ -144,7 +144,8 @@ pub fn hostname(id: &ContainerId, settings: &Settings) -> String {
     }
 }
 
-/// Fill the directory that the runtime is given: to be called once the view is mounted at `view`.
+/// Fill the directory that the runtime is given, which was made: to be called once the view is mounted at
+/// `view`.
 ///
 /// # Errors
 /// What the container's settings ask for and cannot have.
@@ -160,7 +161,6 @@ pub fn prepare(
     }
     check_binds(settings)?;
     let run = RunDir::of(store, &container.id);
-    run.make()?;
     let hostname = hostname(&container.id, settings);
     let files = [
         (run.write("hosts", &hosts(settings))?, "/etc/hosts"),

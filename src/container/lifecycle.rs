@@ -237,8 +237,10 @@ pub fn abandon(
     let has_ended = db.write(|tx| -> Result<bool, LifecycleError> {
         tx.delete_container(&container.id)?;
         match tx.view(&container.id)? {
-            // Mounted anew meanwhile: that view is not detached.
-            Some(now) if !now.is_same(view) => Err(LifecycleError::Active(container.name.clone())),
+            // Mounted anew meanwhile: that view is not detached. Or its process has been started.
+            Some(now) if !now.is_same(view) || now.process.is_some() => {
+                Err(LifecycleError::Active(container.name.clone()))
+            }
             now => Ok(now.is_none()),
         }
     })?;
@@ -332,7 +334,8 @@ mod tests {
         abandon(&mut db, &store, &container, &view).unwrap();
         assert!(directory.path().exists());
         // The view has ended, and its server had found the container.
-        crate::container::view::end(&mut db, &view, 0).unwrap();
+        db.write(|tx| crate::container::view::end(tx, &view, 0))
+            .unwrap();
         abandon(&mut db, &store, &container, &view).unwrap();
         assert!(!directory.path().exists());
     }

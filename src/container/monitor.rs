@@ -33,8 +33,10 @@ use crate::sys::terminal;
 const CHUNK: usize = 16 << 10;
 
 /// What a reader may lag behind: while the process runs, and at its end, when all that is left in pipes
-/// and threads must fit as well. (The kernel doubles both: socket(7).)
-const LAG: usize = 64 << 10;
+/// and threads must fit as well. (The kernel doubles both: socket(7).) A thread that waits for room is
+/// woken only when a quarter of the room is used at most, so the first is less than a quarter of the second,
+/// by more than a frame; and that is the most there is by default.
+const LAG: usize = 32 << 10;
 const LAG_AT_THE_END: usize = 208 << 10;
 
 /// How long what the process left in its pipes may take to be passed on, once it has ended: something
@@ -161,31 +163,67 @@ impl Ends {
 
 /// The first process, for as long as it has not been waited for.
 #[derive(Debug, Clone)]
-pub struct FirstProcess(Arc<Mutex<Option<i32>>>);
+pub struct FirstProcess(Arc<Mutex<Life>>);
+
+/// How far a process is.
+#[derive(Debug)]
+enum Life {
+    /// The OCI runtime has made it, and it does not run its own program yet. A signal would kill the
+    /// runtime's part of it: these have come, and are kept.
+    Made(i32, Vec<i32>),
+    /// It runs.
+    Running(i32),
+    /// It was waited for.
+    Over,
+}
 
 impl FirstProcess {
-    /// A child of this process.
+    /// A child of this process, which runs.
     pub fn new(pid: i32) -> FirstProcess {
-        FirstProcess(Arc::new(Mutex::new(Some(pid))))
+        FirstProcess(Arc::new(Mutex::new(Life::Running(pid))))
+    }
+
+    /// A child of this process, which the OCI runtime has yet to start.
+    pub fn made(pid: i32) -> FirstProcess {
+        FirstProcess(Arc::new(Mutex::new(Life::Made(pid, Vec::new()))))
+    }
+
+    /// It runs its own program: it gets the signals that were kept for it.
+    pub fn runs(&self) -> io::Result<()> {
+        let mut life = self.0.lock();
+        if let Life::Made(pid, kept) = &mut *life {
+            let (pid, kept) = (*pid, std::mem::take(kept));
+            *life = Life::Running(pid);
+            for number in kept {
+                children::signal(pid, number)?;
+            }
+        }
+        Ok(())
     }
 
     /// Send it a signal; nothing happens if it has ended.
     pub fn signal(&self, number: i32) -> io::Result<()> {
-        match *self.0.lock() {
-            Some(pid) => children::signal(pid, number),
-            None => Ok(()),
+        match &mut *self.0.lock() {
+            Life::Made(pid, _) if number == libc::SIGKILL => children::signal(*pid, number),
+            Life::Made(_, kept) => {
+                kept.push(number);
+                Ok(())
+            }
+            Life::Running(pid) => children::signal(*pid, number),
+            Life::Over => Ok(()),
         }
     }
 
     /// Wait for its end. Gives its exit code.
     pub fn wait(&self) -> io::Result<i32> {
-        let Some(pid) = *self.0.lock() else {
-            return Err(ErrorKind::NotFound.into());
+        let pid = match *self.0.lock() {
+            Life::Made(pid, _) | Life::Running(pid) => pid,
+            Life::Over => return Err(ErrorKind::NotFound.into()),
         };
         children::wait_for_end(pid)?;
         // As long as it is not reaped its ID is nobody else's; nobody may use it afterwards.
-        let mut lock = self.0.lock();
-        *lock = None;
+        let mut life = self.0.lock();
+        *life = Life::Over;
         children::wait(pid)
     }
 }

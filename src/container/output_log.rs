@@ -38,8 +38,6 @@ impl Stream {
 #[derive(Debug)]
 pub struct OutputLog {
     file: File,
-    /// Up to where it holds whole lines.
-    length: u64,
     /// That it could not be written was told already.
     has_failed: bool,
 }
@@ -49,10 +47,8 @@ impl OutputLog {
     pub fn open(path: &Path) -> io::Result<OutputLog> {
         let mut options = OpenOptions::new();
         let file = options.append(true).create(true).mode(0o600).open(path)?;
-        let length = file.metadata()?.len();
         Ok(OutputLog {
             file,
-            length,
             has_failed: false,
         })
     }
@@ -60,18 +56,30 @@ impl OutputLog {
     /// Note what the process has written. On a full disk it is left out, and the process goes on.
     pub fn append(&mut self, stream: Stream, bytes: &[u8]) {
         let lines = lines(Timestamp::now(), stream, bytes);
-        match self.file.write_all(&lines) {
-            Ok(()) => self.length += lines.len() as u64,
-            Err(e) => {
-                if !self.has_failed {
-                    tracing::warn!("the container's output is not logged: {e}");
-                    self.has_failed = true;
-                }
-                // Half a line would be taken for the beginning of the next.
-                if let Err(e) = self.file.set_len(self.length) {
-                    tracing::warn!("cannot cut the container's log: {e}");
+        let mut left = lines.as_slice();
+        while !left.is_empty() {
+            match self.file.write(left) {
+                Ok(written) if written > 0 => left = &left[written..],
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                failed => {
+                    let why = failed.err().unwrap_or(io::ErrorKind::WriteZero.into());
+                    return self.take_back(lines.len() - left.len(), &why);
                 }
             }
+        }
+    }
+
+    /// Half a line would be taken for the beginning of the next. It is at the end, wherever that is:
+    /// somebody may have cut the log to make room.
+    fn take_back(&mut self, written: usize, why: &io::Error) {
+        if !self.has_failed {
+            tracing::warn!("the container's output is not logged: {why}");
+            self.has_failed = true;
+        }
+        let length = self.file.metadata().map(|m| m.len());
+        let cut = length.and_then(|l| self.file.set_len(l.saturating_sub(written as u64)));
+        if let Err(e) = cut {
+            tracing::warn!("cannot cut the container's log: {e}");
         }
     }
 }

@@ -2,6 +2,7 @@
 //! kernel says, and the OCI runtime.
 
 use std::io::ErrorKind;
+use std::path::Path;
 
 use super::attach::{self, Frame};
 use super::bundle::{RunDir, cgroup};
@@ -32,6 +33,11 @@ pub enum ProcessError {
     /// It is not frozen.
     #[error("Container {0} is not paused")]
     NotPaused(ContainerId),
+    /// Its monitor is stopped, or hangs.
+    #[error(
+        "the server of container {0}'s view, which holds its process, does not answer: is it stopped?"
+    )]
+    Unanswered(ContainerId),
     /// Of the runtime.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
@@ -51,10 +57,8 @@ pub fn state(
         return Ok(state);
     }
     let name = cgroup(store, &container.id);
-    let frozen = cgroups::is_frozen(&name).map_err(StoreError::at(
-        "look at the cgroup",
-        std::path::Path::new(&name),
-    ))?;
+    let frozen = cgroups::is_frozen(&name)
+        .map_err(StoreError::at("look at the cgroup", Path::new(&name)))?;
     Ok(match frozen {
         true => ContainerState::Paused,
         false => ContainerState::Running,
@@ -83,6 +87,27 @@ pub fn require_running<'a>(
         .ok_or_else(|| ProcessError::NotRunning(container.id.clone()))
 }
 
+/// Whether a container's process, which was on record a moment ago, has ended since: its server may be
+/// about to write that down.
+pub fn has_ended(store: &Store, container: &ContainerId, process: &Process) -> bool {
+    let run = RunDir::of(store, container);
+    // A process that is there may be another's, which has its ID by now.
+    !run.path().exists() || !Path::new("/proc").join(process.pid.to_string()).exists()
+}
+
+/// What goes wrong with the processes of a container that has ended meanwhile goes wrong for that.
+fn or_ended(
+    store: &Store,
+    container: &Container,
+    process: &Process,
+    error: RuntimeError,
+) -> ProcessError {
+    match has_ended(store, &container.id, process) {
+        true => ProcessError::NotRunning(container.id.clone()),
+        false => error.into(),
+    }
+}
+
 /// Send a signal. A paused container goes on, to get it: as Docker's.
 pub fn signal(
     store: &Store,
@@ -98,6 +123,9 @@ pub fn signal(
         // It has ended since.
         Err(e) if is_gone(e.kind()) => {
             return Err(ProcessError::NotRunning(container.id.clone()));
+        }
+        Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            return Err(ProcessError::Unanswered(container.id.clone()));
         }
         Err(e) => return Err(StoreError::at("send a signal through", run.path())(e).into()),
     }
@@ -129,7 +157,8 @@ pub fn pause(
         return Err(ProcessError::AlreadyPaused(container.id.clone()));
     }
     let run = RunDir::of(store, &container.id);
-    Ok(Runtime::at(&process.runtime).pause(&run, &container.id)?)
+    let paused = Runtime::at(&process.runtime).pause(&run, &container.id);
+    paused.map_err(|e| or_ended(store, container, process, e))
 }
 
 /// Let all of a container's processes go on.

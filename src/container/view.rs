@@ -8,6 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::bundle::RunDir;
 use super::lifecycle::LifecycleError;
 use super::lock::{Look, ServerLock};
 use super::remains;
@@ -52,15 +53,13 @@ pub fn begin(
 
 /// Write down that a view has ended. False if another process has done so. Of a transient one the
 /// container shows nothing; a container that has run keeps the exit code and the time of its process's end.
-pub fn end(db: &mut Db, view: &View, exit_code: i32) -> Result<bool, DbError> {
-    db.write(|tx| {
-        let ended = tx.delete_view(view)?;
-        let container = tx.container(&view.container)?;
-        if ended && !view.transient && container.is_some_and(|c| c.started.is_none()) {
-            tx.set_container_ended(&view.container, exit_code)?;
-        }
-        Ok(ended)
-    })
+pub fn end(tx: &Tx<'_>, view: &View, exit_code: i32) -> Result<bool, DbError> {
+    let ended = tx.delete_view(view)?;
+    let container = tx.container(&view.container)?;
+    if ended && !view.transient && container.is_some_and(|c| c.started.is_none()) {
+        tx.set_container_ended(&view.container, exit_code)?;
+    }
+    Ok(ended)
 }
 
 /// Take back what [`begin`] wrote down: the view could not be mounted, so the container is what it
@@ -145,8 +144,16 @@ fn bury(db: &mut Db, store: &Store, view: &View) -> Result<Option<StoreError>, D
         }
         Ok::<_, DbError>(())
     })?;
-    end(db, view, KILLED)?;
+    db.write(|tx| end(tx, view, KILLED))?;
     Ok(failed)
+}
+
+/// Whether a view's server is about to run the container's process: what the OCI runtime needs is there,
+/// and the process is not on record yet. The runtime may have mounts of the view by then that are not
+/// seen here.
+pub fn is_starting(store: &Store, view: &View) -> bool {
+    let run = RunDir::of(store, &view.container);
+    view.process.is_none() && !view.detached && run.path().exists()
 }
 
 /// A process that is killed keeps its locks until the kernel has taken it apart.

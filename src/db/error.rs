@@ -29,6 +29,14 @@ pub enum DbError {
 }
 
 impl DbError {
+    /// Whether there was no room on the disk.
+    pub fn is_full(&self) -> bool {
+        let (DbError::Sqlite(why) | DbError::Open { source: why, .. }) = self else {
+            return false;
+        };
+        why.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+    }
+
     /// For `map_err` where a file is opened.
     pub(super) fn opening(path: &Path) -> impl FnOnce(rusqlite::Error) -> DbError {
         move |source| DbError::Open {

@@ -32,6 +32,15 @@ pub fn dies_with_us(command: &mut Command) {
     }
 }
 
+/// Gives what `command` starts a session of its own: no terminal, and no signal from one, from before it
+/// runs its program.
+pub fn leads_a_session(command: &mut Command) {
+    // SAFETY: between fork and exec only one system call is made, and nothing is allocated.
+    unsafe {
+        command.pre_exec(|| Ok(rustix::process::setsid().map(drop)?));
+    }
+}
+
 /// Waits until a child has ended, and leaves it to be waited for: its ID stays its own.
 pub fn wait_for_end(pid: i32) -> io::Result<()> {
     let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;

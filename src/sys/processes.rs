@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, StatxFlags, statx};
@@ -152,6 +152,33 @@ fn device_of(path: &Path) -> Option<(u32, u32)> {
     let flags = AtFlags::STATX_DONT_SYNC;
     let stat = statx(rustix::fs::CWD, path, flags, StatxFlags::empty()).ok()?;
     Some((stat.stx_dev_major, stat.stx_dev_minor))
+}
+
+/// The program that a process runs, to see when it runs another.
+#[derive(Debug)]
+pub struct Program {
+    link: PathBuf,
+    /// `None` if the process cannot be seen.
+    file: Option<((u32, u32), u64)>,
+}
+
+impl Program {
+    /// That of a process now.
+    pub fn of(pid: i32) -> Program {
+        let link = Path::new("/proc").join(pid.to_string()).join("exe");
+        Program {
+            file: file_of(&link),
+            link,
+        }
+    }
+
+    /// Wait until it runs another or has ended, or `limit` is over.
+    pub fn wait_for_another(&self, limit: Duration) {
+        let end = Instant::now() + limit;
+        while self.file.is_some() && file_of(&self.link) == self.file && Instant::now() < end {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
 }
 
 /// Device and inode number of what a link in `/proc`, or another path, leads to.
@@ -328,9 +355,14 @@ mod tests {
             .unwrap();
         let find = |last: &str| with_command_line(|args| args.contains(&OsStr::new(last))).unwrap();
         assert!(find("0.26").is_empty());
-        for process in find("0.25") {
-            process.kill().unwrap();
-            assert!(process.wait(None).unwrap());
+        // For a moment after its start it has no command line of its own.
+        let end = std::time::Instant::now() + Duration::from_secs(30);
+        while child.try_wait().unwrap().is_none() {
+            assert!(std::time::Instant::now() < end, "it is found");
+            for process in find("0.25") {
+                process.kill().unwrap();
+                assert!(process.wait(None).unwrap());
+            }
         }
         let status = child.wait().unwrap();
         assert_eq!(

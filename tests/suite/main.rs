@@ -45,6 +45,7 @@ mod rmi_options;
 mod run;
 mod run_chaos;
 mod run_many;
+mod run_moments;
 mod run_options;
 mod run_removal;
 mod run_states;
@@ -163,6 +164,14 @@ fn cases() -> Vec<Case> {
         cases!(RUN => run_states::{
             stopped, signalled, paused, waited_for, entered, logged, joined, shown_and_removed,
             its_monitor_is_told_to_end,
+        }),
+        cases!(RUN => run_moments::{
+            signalled_before_it_runs, ended_while_it_is_started, removed_when_it_never_ran,
+            its_end_is_not_on_record_yet, its_monitor_is_stopped, interrupted_at_any_moment,
+            started_twice_at_once, ended_while_its_reader_lags,
+        }),
+        cases!([RUN, &[Need::LoopDevice]].concat() => run_moments::{
+            it_ends_on_a_full_disk, its_log_is_emptied_on_a_full_disk,
         }),
         cases!(RUN => run_removal::{
             refused_without_force, with_force, the_layers_go_with_its_end, several_tags,

@@ -432,7 +432,7 @@ pub fn on_a_full_disk() {
     fill();
     let mut enter = enter;
     let mut keys = enter.stdin().unwrap();
-    keys.write_all(b"head -c 100000 /dev/zero >/data/x || echo refused\n")
+    keys.write_all(b"dd if=/dev/zero of=/data/x bs=100000 count=1 || echo refused\n")
         .unwrap();
     enter.wait_for("refused\n");
     fill();

@@ -32,7 +32,7 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
 pub fn attach(cx: &mut Context, id: &ContainerId, input: bool) -> Result<(), CommandError> {
     let snapshot = cx.snapshot()?;
     let container = find(&snapshot, id.hex())?;
-    require_running(&snapshot, container)?;
+    let process = require_running(&snapshot, container)?;
     if process::is_paused(&cx.store, &snapshot, container)? {
         return Err(ProcessError::PausedForAttach.into());
     }
@@ -46,14 +46,15 @@ pub fn attach(cx: &mut Context, id: &ContainerId, input: bool) -> Result<(), Com
         Frame::Attach.send(&mut socket)?;
         Ok(socket)
     });
-    let socket = joined.map_err(|e| {
-        CommandError::new(format!(
+    let socket = joined.map_err(|e| match process::has_ended(&cx.store, id, process) {
+        true => ProcessError::NotRunning(id.clone()).into(),
+        false => CommandError::new(format!(
             "cannot join container {}: {}",
             container.name,
             reason(&e)
-        ))
+        )),
     })?;
-    joined::pass_signals_on(run)?;
+    joined::pass_signals_on()?.send(run)?;
     let joined = Joined::start(socket, manner)?;
     end_as_it_did(cx, id, joined.finish()?)
 }

@@ -72,7 +72,15 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
         tty: args.tty && !args.detach,
     };
     joined::check(manner)?;
-    let code = exec(cx, &args, manner, container, first)?;
+    let code =
+        exec(cx, &args, manner, container, first).map_err(|error| {
+            match process::has_ended(&cx.store, &container.id, first) {
+                true if !matches!(error, CommandError::BrokenPipe) => {
+                    ProcessError::NotRunning(container.id.clone()).into()
+                }
+                _ => error,
+            }
+        })?;
     match u8::try_from(code) {
         Ok(0) => Ok(()),
         Ok(code) => Err(CommandError::Ended(code)),

@@ -1,6 +1,7 @@
 //! `kill`: send a signal to the processes of containers.
 
 use super::for_each;
+use super::start::wait_for_start;
 use super::stop::stop;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
@@ -22,6 +23,7 @@ pub struct Args {
 pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     let number = signal::number(&args.signal)?;
     for_each(cx, &args.containers, |cx, name| {
+        wait_for_start(cx, name)?;
         let snapshot = cx.snapshot()?;
         let cannot = |why: &dyn std::fmt::Display| {
             CommandError::new(format!("Cannot kill container: {name}: {why}"))

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, BufReader, ErrorKind, Write as _};
+use std::io::{self, BufReader, ErrorKind, Seek as _, SeekFrom, Write as _};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -67,6 +67,7 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
         loop {
             match next(&mut log, &mut line).map_err(cannot_read)? {
                 Some(record) if since.is_some_and(|since| record.time < since) => {}
+                None if go_back(&mut log, &mut line).map_err(cannot_read)? => {}
                 other => return Ok(other),
             }
         }
@@ -86,6 +87,21 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
         std::thread::sleep(PAUSE);
         runs = is_running(cx, &id)?;
     }
+}
+
+/// A log that has become shorter than what was read of it: half a line was taken back, for the disk is
+/// full, or somebody has emptied it. Go back to where the next line is; false if there is no need.
+fn go_back(log: &mut BufReader<File>, line: &mut Vec<u8>) -> io::Result<bool> {
+    let position = log.stream_position()?;
+    let length = log.get_ref().metadata()?.len();
+    if length >= position {
+        return Ok(false);
+    }
+    let whole = position.saturating_sub(line.len() as u64);
+    line.clear();
+    let next = if length >= whole { whole } else { 0 };
+    log.seek(SeekFrom::Start(next))?;
+    Ok(true)
 }
 
 /// Whether more may come: the record of the end is made before the last of the output is.
@@ -165,6 +181,38 @@ impl Printer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_that_is_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("output");
+        let record = |text: &str| format!("1970-01-01T00:00:00Z stdout F {text}\n");
+        let whole = record("one");
+        std::fs::write(&path, format!("{whole}1970-01-01T00:00:00Z stdo")).unwrap();
+        let mut log = BufReader::new(File::open(&path).unwrap());
+        let mut line = Vec::new();
+        let mut read = || {
+            loop {
+                let read = next(&mut log, &mut line).unwrap();
+                if read.is_some() || !go_back(&mut log, &mut line).unwrap() {
+                    return read.map(|r| String::from_utf8(r.bytes).unwrap());
+                }
+            }
+        };
+        assert_eq!(read().as_deref(), Some("one\n"));
+        assert_eq!(read(), None);
+        // Half a line is taken back, and then another is written.
+        let mut file = File::options().append(true).open(&path).unwrap();
+        file.set_len(whole.len() as u64).unwrap();
+        assert_eq!(read(), None);
+        file.write_all(record("two").as_bytes()).unwrap();
+        assert_eq!(read().as_deref(), Some("two\n"));
+        // It is emptied.
+        file.set_len(0).unwrap();
+        file.write_all(record("three").as_bytes()).unwrap();
+        assert_eq!(read().as_deref(), Some("three\n"));
+        assert_eq!(read(), None);
+    }
 
     #[test]
     fn the_last_lines() {

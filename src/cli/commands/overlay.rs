@@ -173,8 +173,6 @@ pub fn run(args: Args) -> Result<(), CommandError> {
 
 /// In the server: every error until it is ready goes to the command that started it.
 fn serve_for_a_command(args: &Args, options: &OverlayOptions) -> Result<(), CommandError> {
-    // A session of its own: the mount outlives the terminal.
-    nix::unistd::setsid()?;
     let mut is_ready = false;
     let result = serve(args, options, || {
         is_ready = true;

@@ -1,6 +1,7 @@
 //! `rm`: remove containers.
 
 use super::for_each;
+use super::start::wait_for_start;
 use super::stop::stop;
 use super::umount::{Ended, end_view};
 use crate::cli::context::Context;
@@ -23,6 +24,7 @@ pub struct Args {
 /// Run `rm`.
 pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     for_each(cx, &args.containers, |cx, name| {
+        wait_for_start(cx, name)?;
         let snapshot = cx.snapshot()?;
         match find(&snapshot, name) {
             // As for images: with --force a missing one is reported, but no failure.
@@ -73,6 +75,18 @@ fn remove(
     match lifecycle::remove(&mut cx.db, &cx.store, container) {
         // Another process was faster.
         Err(LifecycleError::NoSuchContainer(_)) if force => Ok(()),
+        // It has been started since: once more, with the view that it has now.
+        Err(LifecycleError::Active(_)) if force && snapshot.view(&container.id).is_none() => {
+            wait_for_start(cx, container.id.hex())?;
+            let snapshot = cx.snapshot()?;
+            match find(&snapshot, container.id.hex()) {
+                Ok(container) if snapshot.view(&container.id).is_some() => {
+                    remove(cx, &snapshot, container, force)
+                }
+                Ok(_) => Err(LifecycleError::Active(container.name.clone()).into()),
+                Err(_) => Ok(()),
+            }
+        }
         other => Ok(other?),
     }
 }

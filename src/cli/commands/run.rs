@@ -3,9 +3,11 @@
 use super::start::{start_detached, start_joined};
 use crate::cli::container_options::{ContainerOptions, create};
 use crate::cli::context::Context;
-use crate::cli::error::{CommandError, complain};
+use crate::cli::error::{CommandError, warn};
 use crate::cli::joined::{self, Manner};
 use crate::container::lifecycle::{self, LifecycleError};
+use crate::container::view;
+use crate::db::DbError;
 use crate::model::ContainerId;
 
 /// Arguments of `run`.
@@ -34,10 +36,15 @@ fn run_options(args: &Args, cx: &mut Context) -> Result<(), CommandError> {
             tty: args.options.tty,
         })?;
     }
+    // Before there is a container: Ctrl-C must not leave one that nobody wants.
+    let signals = match args.detach {
+        false => Some(joined::pass_signals_on()?),
+        true => None,
+    };
     let id = create(cx, &args.options, true)?;
-    let started = match args.detach {
-        false => start_joined(cx, &id, args.options.interactive),
-        true => {
+    let started = match signals {
+        Some(signals) => start_joined(cx, &id, args.options.interactive, signals),
+        None => {
             // Docker's too: a container whose process cannot be started is there, and has an ID.
             let started = start_detached(cx, &id);
             cx.line(&id)?;
@@ -45,27 +52,27 @@ fn run_options(args: &Args, cx: &mut Context) -> Result<(), CommandError> {
             started
         }
     };
-    if started.is_err() && args.options.rm {
-        remove_unstarted(cx, &id);
+    if started.is_err()
+        && args.options.rm
+        && let Err(e) = remove_unstarted(cx, &id)
+    {
+        warn(&e);
     }
     started
 }
 
-/// A container that was to go at its end goes too where there was not even a server to begin with: its
-/// image was removed a moment ago, say.
-fn remove_unstarted(cx: &mut Context, id: &ContainerId) {
-    let container = cx.db.read(|tx| match tx.view(id)? {
-        Some(_) => Ok(None),
-        None => tx.container(id),
-    });
-    let removed = container
-        .map_err(LifecycleError::from)
-        .and_then(|container| match container {
-            Some(container) => lifecycle::remove(&mut cx.db, &cx.store, &container),
-            None => Ok(()),
-        });
-    match removed {
-        Ok(()) | Err(LifecycleError::NoSuchContainer(_)) => {}
-        Err(e) => complain(&e),
+/// A container that was to go at its end goes as well if it never ran: its server may not have come so
+/// far as to see to that.
+fn remove_unstarted(cx: &mut Context, id: &ContainerId) -> Result<(), LifecycleError> {
+    view::bury_the_dead(&mut cx.db, &cx.store)?;
+    let left = cx.db.read(|tx| -> Result<_, DbError> {
+        Ok(match tx.view(id)? {
+            Some(_) => None,
+            None => tx.container(id)?.filter(|c| c.started.is_none()),
+        })
+    })?;
+    match left.map(|container| lifecycle::remove(&mut cx.db, &cx.store, &container)) {
+        Some(Err(LifecycleError::NoSuchContainer(_))) | None => Ok(()),
+        Some(removed) => removed,
     }
 }

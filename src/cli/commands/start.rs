@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::{for_each, mount};
@@ -12,8 +13,8 @@ use crate::cli::joined::{self, Joined, Manner};
 use crate::cli::serve::Run;
 use crate::container::bundle::RunDir;
 use crate::container::find;
-use crate::container::lock::{Look, ServerLock};
 use crate::container::process::{self, ProcessError};
+use crate::container::view::is_starting;
 use crate::model::{ContainerId, ContainerState};
 
 /// Arguments of `start`.
@@ -45,7 +46,9 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
             return super::attach::attach(cx, &id, args.interactive);
         }
         let input = args.interactive && container.settings.open_stdin;
-        let started = start_joined(cx, &id, input);
+        let started = joined::pass_signals_on()
+            .map_err(CommandError::from)
+            .and_then(|signals| start_joined(cx, &id, input, signals));
         return started.map_err(as_failure);
     }
     for_each(cx, &args.containers, |cx, name| {
@@ -77,41 +80,48 @@ pub fn start_detached(cx: &mut Context, id: &ContainerId) -> Result<(), CommandE
     });
     match started {
         // Two commands at once: the other one was faster.
-        Err(CommandError::Message(_)) if is_started_by_another(cx, id)? => Ok(()),
+        Err(error @ CommandError::Message(_)) => {
+            wait_for_start(cx, id.hex())?;
+            match is_running(cx, id)? {
+                true => Ok(()),
+                false => Err(error),
+            }
+        }
         started => started,
     }
 }
 
-/// How long another command may take to start a container once its view is there; and how long it is
-/// taken for one that only mounts it.
+/// How long a container's start is waited for by what would end it, and how often it is looked.
 const PATIENCE: Duration = Duration::from_secs(10);
-const GRACE: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(10);
 
-fn is_started_by_another(cx: &mut Context, id: &ContainerId) -> Result<bool, CommandError> {
-    let run = RunDir::of(&cx.store, id);
-    let directory = cx.store.container(id);
-    let begin = Instant::now();
-    loop {
-        let view = cx.db.read(|tx| tx.view(id))?;
-        if let Look::Free(_) = ServerLock::look(directory.path())? {
-            return Ok(false);
+/// Wait while a container is just being started: it cannot be stopped nor unmounted before it runs.
+pub fn wait_for_start(cx: &mut Context, name: &str) -> Result<(), CommandError> {
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        let snapshot = cx.snapshot()?;
+        match find(&snapshot, name).map(|container| snapshot.view(&container.id)) {
+            Ok(Some(view)) if is_starting(&cx.store, view) => std::thread::sleep(PAUSE),
+            // What is not found is told by who looks for it next.
+            _ => break,
         }
-        if view.is_some_and(|view| view.process.is_some()) {
-            return Ok(true);
-        }
-        let patience = match run.path().exists() {
-            true => PATIENCE,
-            false => GRACE,
-        };
-        if begin.elapsed() > patience {
-            return Ok(false);
-        }
-        std::thread::sleep(Duration::from_millis(5));
     }
+    Ok(())
+}
+
+fn is_running(cx: &mut Context, id: &ContainerId) -> Result<bool, CommandError> {
+    let view = cx.db.read(|tx| tx.view(id))?;
+    Ok(view.is_some_and(|view| view.process.is_some()))
 }
 
 /// Start a container's process and stay with it to its end: then this command ends as it did.
-pub fn start_joined(cx: &mut Context, id: &ContainerId, input: bool) -> Result<(), CommandError> {
+/// `signals` is told where those that have come are to go.
+pub fn start_joined(
+    cx: &mut Context,
+    id: &ContainerId,
+    input: bool,
+    signals: mpsc::Sender<RunDir>,
+) -> Result<(), CommandError> {
     let container = cx.db.read(|tx| tx.container(id))?;
     let tty = container.is_some_and(|c| c.settings.tty);
     let manner = Manner { input, tty };
@@ -120,7 +130,7 @@ pub fn start_joined(cx: &mut Context, id: &ContainerId, input: bool) -> Result<(
     service.run = Run::Attached;
     let (ours, theirs) = UnixStream::pair()?;
     cx.flush_and_go_on();
-    joined::pass_signals_on(RunDir::of(&cx.store, id))?;
+    signals.send(RunDir::of(&cx.store, id))?;
     mount::spawn_with(cx, &service, Stdio::from(OwnedFd::from(theirs)))?;
     let joined = Joined::start(ours, manner)?;
     end_as_it_did(cx, id, joined.finish()?)

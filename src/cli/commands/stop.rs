@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::for_each;
+use super::start::wait_for_start;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::serve::stop_signal;
@@ -32,6 +33,7 @@ pub struct Args {
 /// Run `stop`.
 pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     for_each(cx, &args.containers, |cx, name| {
+        wait_for_start(cx, name)?;
         let snapshot = cx.snapshot()?;
         let container = find(&snapshot, name)?;
         // As Docker: what does not run is stopped already.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::for_each;
+use super::start::wait_for_start;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::container::find;
@@ -29,6 +30,7 @@ pub struct Args {
 /// Run `umount`.
 pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     for_each(cx, &args.containers, |cx, name| {
+        wait_for_start(cx, name)?;
         let snapshot = cx.snapshot()?;
         let container = find(&snapshot, name)?;
         let Some(view) = snapshot.view(&container.id) else {

@@ -8,7 +8,9 @@ use crate::cli::error::CommandError;
 use crate::cli::joined::wait_for_end;
 use crate::container::attach::{Frame, connect};
 use crate::container::bundle::RunDir;
-use crate::container::{FindError, find, view};
+use crate::container::lifecycle::LifecycleError;
+use crate::container::{find, view};
+use crate::db::View;
 use crate::model::ContainerId;
 
 /// Arguments of `wait`.
@@ -18,6 +20,9 @@ pub struct Args {
     #[arg(required = true, value_name = "CONTAINER")]
     containers: Vec<String>,
 }
+
+/// How often it is looked whether an end was written down.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Run `wait`.
 pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
@@ -33,13 +38,21 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
 
 /// Wait for the end of a container's process and of its view, if it runs. Gives the last exit code.
 fn wait(cx: &mut Context, id: &ContainerId) -> Result<i32, CommandError> {
-    let view = cx.db.read(|tx| tx.view(id))?;
-    if let Some(view) = view.filter(|view| view.process.is_some()) {
+    let first = cx.db.read(|tx| tx.view(id))?;
+    loop {
+        let view = cx.db.read(|tx| tx.view(id))?;
+        let runs = |first: &View| {
+            let now = view.as_ref();
+            now.is_some_and(|now| now.is_same(first) && now.process.is_some())
+        };
+        if !first.as_ref().is_some_and(runs) {
+            break;
+        }
         let joined = connect(&RunDir::of(&cx.store, id)).and_then(|mut monitor| {
             Frame::Wait.send(&mut monitor)?;
             Ok(monitor)
         });
-        // Nobody there: its end is about to be written down, or its monitor was killed.
+        // Nobody there: its monitor was killed, or is about to write down how it ended.
         if let Ok(mut monitor) = joined {
             let told = Frame::receive(&mut monitor);
             if let Ok(Some(Frame::Exit(code))) = told {
@@ -47,18 +60,11 @@ fn wait(cx: &mut Context, id: &ContainerId) -> Result<i32, CommandError> {
                 return Ok(code);
             }
         }
-        loop {
-            view::bury_the_dead(&mut cx.db, &cx.store)?;
-            let now = cx.db.read(|tx| tx.view(id))?;
-            if now.is_none_or(|now| !now.is_same(&view) || now.process.is_none()) {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        view::bury_the_dead(&mut cx.db, &cx.store)?;
+        std::thread::sleep(PAUSE);
     }
-    match cx.db.read(|tx| tx.container(id))? {
-        Some(container) => Ok(container.exit_code.unwrap_or(0)),
-        // It was to go at its end, and its monitor was killed: nobody knows.
-        None => Err(FindError::NoSuchContainer(id.hex().to_owned()).into()),
-    }
+    let container = cx.db.read(|tx| tx.container(id))?;
+    // One that was to go at its end has gone, and how it ended with it.
+    let gone = || LifecycleError::NoSuchContainer(id.short().to_owned());
+    Ok(container.ok_or_else(gone)?.exit_code.unwrap_or(0))
 }

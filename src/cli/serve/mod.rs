@@ -21,6 +21,7 @@ use super::context::Context;
 use super::daemon;
 use super::error::CommandError;
 use super::interrupt::on_interrupt;
+use crate::container::bundle::RunDir;
 use crate::container::lifecycle::LifecycleError;
 use crate::container::lock::ServerLock;
 use crate::container::view::{self, mount_source};
@@ -130,8 +131,6 @@ pub fn arguments(service: &Service) -> Vec<OsString> {
 
 /// Run the hidden command: every error until the view is ready goes to whoever started it.
 pub fn run(args: Args, root: Option<&Path>) -> Result<(), CommandError> {
-    // A session of its own: the view outlives the terminal from which it was mounted.
-    nix::unistd::setsid()?;
     let service = Service {
         container: args.container.parse()?,
         mountpoint: args.mountpoint,
@@ -197,12 +196,19 @@ pub fn serve(
     // Whoever has the lock knows that a view on record is a dead server's.
     view::bury_predecessor(&mut cx.db, &cx.store, &service.container)?;
     let open_files = open_files_limit();
+    let run = RunDir::of(&cx.store, &container.id);
+    // As long as it is there a view without a process is one that is about to have one.
+    match service.run {
+        Run::No => run.remove()?,
+        Run::Detached | Run::Attached => run.make()?,
+    }
     let pins = match begin(cx, &container, service) {
         Ok(pins) => pins,
         Err(error) => {
+            let error = first_of(Err(error), run.remove().map_err(CommandError::from));
             // Its pins may have kept a removal from reclaiming what it had marked.
             drop(lock);
-            return first_of(Err(error), reclaim_all_marked(cx));
+            return first_of(error, reclaim_all_marked(cx));
         }
     };
     let running = Running::default();
@@ -210,8 +216,9 @@ pub fn serve(
         Ok(mounted) => mounted,
         Err(error) => {
             detach(&cx.store, &service.container);
+            let error = first_of(Err(error), run.remove().map_err(CommandError::from));
             let cancelled = cancel(cx, &container, &pins);
-            return first_of(Err(error), cancelled.and_then(|()| release(cx, pins, lock)));
+            return first_of(error, cancelled.and_then(|()| release(cx, pins, lock)));
         }
     };
     info!("mounted at {}", service.mountpoint.display());
@@ -228,9 +235,10 @@ pub fn serve(
         Err(error) => {
             detach(&cx.store, &service.container);
             note_refusal(cx, &container, &error);
+            let error = first_of(Err(error), run.remove().map_err(CommandError::from));
             let ended = serving.join().map_err(at(service, "serve the view"));
             let cancelled = ended.and_then(|()| cancel(cx, &container, &pins));
-            return first_of(Err(error), cancelled.and_then(|()| release(cx, pins, lock)));
+            return first_of(error, cancelled.and_then(|()| release(cx, pins, lock)));
         }
     };
     let told = ready(cx);
@@ -245,7 +253,8 @@ pub fn serve(
     let served = serving.join().map_err(at(service, "serve the view"));
     let result = told.and(ended).and(served);
     detach(&cx.store, &service.container);
-    let ended = view::end(&mut cx.db, &pins.view, i32::from(result.is_err()));
+    let code = i32::from(result.is_err());
+    let ended = process::write_even_if_full(cx, |tx| view::end(tx, &pins.view, code));
     let released = ended.map_err(CommandError::from).and_then(|_| {
         info!("unmounted");
         let Pins { view, pins, .. } = pins;

@@ -16,20 +16,25 @@ use tracing::{error, info, warn};
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::container::bundle::{self, RunDir};
+use crate::container::lifecycle::LifecycleError;
 use crate::container::monitor::{FirstProcess, Monitor, ends};
 use crate::container::output_log::OutputLog;
 use crate::container::runtime::Runtime;
 use crate::container::{attach, remains};
-use crate::db::{Container, View};
+use crate::db::{Container, DbError, Tx, View};
 use crate::model::signal;
-use crate::store::StoreError;
+use crate::store::{StoreError, reserve};
 use crate::sys::children;
 use crate::sys::descriptors::apart;
+use crate::sys::processes::Program;
 use crate::sys::reason;
 use crate::union::Mounted;
 
 /// How long a process that is told to end by the end of its server may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a process may take to become what it is to run.
+const EXEC_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The process that is running, for those who must end it.
 #[derive(Debug, Clone, Default)]
@@ -161,19 +166,26 @@ fn try_start(
     let (streams, console) = theirs.streams();
     let created = runtime.create(&run, &container.id, streams);
     let pid = created.map_err(|e| refused(e.exit_code())(&e))?;
-    let process = FirstProcess::new(pid);
+    let process = FirstProcess::made(pid);
     *running.0.lock() = Some(process.clone());
     if let Some(console) = console {
         let terminal = console.terminal().and_then(|t| ours.set_terminal(t));
         terminal.map_err(cannot("get the container's terminal"))?;
     }
-    cx.db
-        .write(|tx| tx.set_view_process(view, pid, runtime.program()))?;
-    let monitor = Monitor::start(ours, process, log, listener, first)
+    cx.db.write(|tx| match tx.has_container(&container.id)? {
+        true => Ok(tx.set_view_process(view, pid, runtime.program())?),
+        // Removed by force meanwhile: nobody would see its process.
+        false => Err(LifecycleError::NoSuchContainer(container.name.clone())),
+    })?;
+    let monitor = Monitor::start(ours, process.clone(), log, listener, first)
         .map_err(cannot("pass on the container's output"))?;
+    let before = Program::of(pid);
     runtime
         .start(&run, &container.id)
         .map_err(|e| refused(e.exit_code())(&e))?;
+    // The runtime has said so, but its own part of the process may not have made way yet.
+    before.wait_for_another(EXEC_PATIENCE);
+    process.runs().map_err(cannot("pass a signal on"))?;
     cx.db.write(|tx| tx.set_container_started(&container.id))?;
     info!("started process {pid} with {}", runtime.program().display());
     Ok(Held {
@@ -199,7 +211,7 @@ pub fn wait(
         warn!("{e}");
     }
     remains::clear_cgroups(&cx.store, &container.id);
-    let noted = cx.db.write(|tx| {
+    let noted = write_even_if_full(cx, |tx| {
         tx.clear_view_process(view)?;
         tx.set_view_detached(view)?;
         match container.settings.auto_remove {
@@ -215,6 +227,26 @@ pub fn wait(
     }
     noted?;
     Ok(code)
+}
+
+/// Write down what nobody else can: how a process has ended is lost otherwise, and what a view held is
+/// not reclaimed. On a full disk the room that is kept for such is given up.
+pub fn write_even_if_full<T>(
+    cx: &mut Context,
+    change: impl Fn(&Tx<'_>) -> Result<T, DbError>,
+) -> Result<T, DbError> {
+    let mut tries = 3;
+    loop {
+        tries -= 1;
+        match cx.db.write(&change) {
+            Err(error) if error.is_full() && tries > 0 => {
+                if let Err(e) = reserve::spend(cx.store.root()) {
+                    warn!("{e}");
+                }
+            }
+            written => return written,
+        }
+    }
 }
 
 impl Held {
