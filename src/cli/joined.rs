@@ -3,7 +3,7 @@
 
 use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -83,22 +83,21 @@ pub fn pass_signals_on() -> io::Result<mpsc::Sender<RunDir>> {
 
 impl Joined {
     /// Begin to pass on input and the terminal's size.
-    pub fn start(socket: UnixStream, manner: Manner) -> Result<Joined, CommandError> {
-        let sender = Arc::new(Mutex::new(socket.try_clone()?));
+    pub fn start(socket: UnixStream, run: RunDir, manner: Manner) -> Result<Joined, CommandError> {
         let is_terminal = terminal::is_terminal(io::stdin());
         let raw = match manner.tty && is_terminal {
             true => Some(Raw::new(io::stdin())?),
             false => None,
         };
         if manner.tty {
-            tell_size(&sender);
-            let sender = sender.clone();
-            on_signals(&[libc::SIGWINCH], move |_| tell_size(&sender))?;
+            tell_size(&run);
+            on_signals(&[libc::SIGWINCH], move |_| tell_size(&run))?;
         }
         if manner.input {
+            let sender = socket.try_clone()?;
             std::thread::Builder::new()
                 .name("input".to_owned())
-                .spawn(move || pass_input_on(&sender))?;
+                .spawn(move || pass_input_on(sender))?;
         }
         Ok(Joined { socket, raw })
     }
@@ -155,7 +154,7 @@ fn write(to: &mut impl io::Write, bytes: &[u8]) -> Result<(), CommandError> {
     written.map_err(output)
 }
 
-fn pass_input_on(sender: &Mutex<UnixStream>) {
+fn pass_input_on(mut sender: UnixStream) {
     let mut stdin = io::stdin().lock();
     let mut buffer = vec![0; 16 << 10];
     loop {
@@ -168,17 +167,18 @@ fn pass_input_on(sender: &Mutex<UnixStream>) {
                 Frame::StdinEnd
             }
         };
-        let sent = frame.send(&mut *sender.lock());
+        let sent = frame.send(&mut sender);
         if sent.is_err() || frame == Frame::StdinEnd {
             return;
         }
     }
 }
 
-fn tell_size(sender: &Mutex<UnixStream>) {
+/// As a signal, not behind input that nobody may read.
+fn tell_size(run: &RunDir) {
     let size = terminal::size(io::stdin()).or_else(|_| terminal::size(io::stdout()));
     if let Ok(size) = size
-        && let Err(e) = Frame::Resize(size).send(&mut *sender.lock())
+        && let Err(e) = attach::tell(run, &Frame::Resize(size))
     {
         tracing::debug!("nobody is there for the terminal's size: {e}");
     }

@@ -228,6 +228,7 @@ impl Runtime {
         pid_file: &Path,
     ) -> Result<i32, RuntimeError> {
         let mut call = Call::new("exec");
+        call.dies_with_us = true;
         call.args = vec!["--detach".into(), "--process".into(), process.into()];
         self.begin(run, id, call, streams, pid_file)
     }

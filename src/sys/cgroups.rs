@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::mounts::mounts;
@@ -40,6 +40,29 @@ pub fn is_frozen(name: &str) -> io::Result<bool> {
     }))
 }
 
+/// Let the processes of a group go on, if they are frozen. Nothing there is well.
+pub fn thaw(name: &str) -> io::Result<()> {
+    directories(name)?.iter().try_for_each(|d| thaw_one(d))
+}
+
+fn thaw_one(directory: &Path) -> io::Result<()> {
+    for (file, go_on) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+        let path = directory.join(file);
+        // Not made where the hierarchy has none, or where the group has gone: these are no files.
+        let written = match path.exists() {
+            true => fs::write(&path, go_on),
+            false => Ok(()),
+        };
+        match written {
+            Err(e) if e.kind() == ErrorKind::PermissionDenied => {}
+            // It has been removed since.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => {}
+            written => written?,
+        }
+    }
+    Ok(())
+}
+
 /// Kill what is in a group, and remove it from every hierarchy. Nothing there is well.
 ///
 /// # Errors
@@ -63,14 +86,9 @@ pub fn remove(name: &str) -> io::Result<()> {
     Ok(())
 }
 
-fn kill_all(directory: &std::path::Path) -> io::Result<()> {
+fn kill_all(directory: &Path) -> io::Result<()> {
     // A frozen process of version 1 does not die; of version 2 it does.
-    match fs::write(directory.join("freezer.state"), "THAWED") {
-        Err(e) if e.kind() != ErrorKind::NotFound && e.kind() != ErrorKind::PermissionDenied => {
-            return Err(e);
-        }
-        _ => {}
-    }
+    thaw_one(directory)?;
     let members = match fs::read_to_string(directory.join("cgroup.procs")) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
         read => read?,

@@ -71,6 +71,34 @@ pub fn wait(pid: i32) -> io::Result<i32> {
     }
 }
 
+/// Kills all that this process has started, and what that has started, the latest first. Whoever waits for
+/// one of them learns of its end. (`/proc/PID/task/TID/children`, proc(5).)
+pub fn kill_descendants() -> io::Result<()> {
+    kill_descendants_of(std::process::id().cast_signed())
+}
+
+fn kill_descendants_of(pid: i32) -> io::Result<()> {
+    let mut found = vec![pid];
+    let mut at = 0;
+    while let Some(pid) = found.get(at) {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+        for thread in threads.into_iter().flatten().flatten() {
+            let children = std::fs::read_to_string(thread.path().join("children"));
+            let children = children.unwrap_or_default();
+            found.extend(
+                children
+                    .split_whitespace()
+                    .filter_map(|pid| pid.parse::<i32>().ok()),
+            );
+        }
+        at += 1;
+    }
+    for pid in found.into_iter().skip(1).rev() {
+        signal(pid, libc::SIGKILL)?;
+    }
+    Ok(())
+}
+
 /// Sends a signal to a child that has not been waited for, whose ID is therefore still its own. One
 /// that has ended gets none, which is no error.
 pub fn signal(pid: i32, number: i32) -> io::Result<()> {
@@ -95,6 +123,37 @@ mod tests {
         let mut command = Command::new("sh");
         dies_with_us(command.args(["-c", script]));
         command.spawn().unwrap().id().cast_signed()
+    }
+
+    #[test]
+    fn descendants_are_killed() {
+        // Other tests have children, too: so in a process of its own.
+        let script = "sh -c 'sleep 60 & wait' & wait";
+        let mut command = Command::new("sh");
+        let mut child = command.args(["-c", script]).spawn().unwrap();
+        let of = |pid: u32| {
+            std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default()
+        };
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        let grandchild = loop {
+            assert!(std::time::Instant::now() < end, "it has started another");
+            let first = of(child.id()).trim().parse();
+            match first.map(|first| of(first).trim().parse::<i32>()) {
+                Ok(Ok(second)) => break second,
+                _ => std::thread::yield_now(),
+            }
+        };
+        kill_descendants_of(child.id().cast_signed()).unwrap();
+        assert!(child.wait().is_ok());
+        let is_there =
+            || crate::sys::processes::life_of(grandchild) == crate::sys::processes::Life::Alive;
+        while is_there() {
+            assert!(
+                std::time::Instant::now() < end,
+                "its child's child has ended"
+            );
+            std::thread::yield_now();
+        }
     }
 
     #[test]

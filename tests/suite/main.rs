@@ -163,7 +163,8 @@ fn cases() -> Vec<Case> {
         cases!(RUN => run_chaos::{nothing_is_left_over}),
         cases!(RUN => run_states::{
             stopped, signalled, paused, waited_for, entered, logged, joined, shown_and_removed,
-            its_monitor_is_told_to_end,
+            its_monitor_is_told_to_end, entered_by_a_slow_reader,
+            entered_where_the_runtime_waits_for_ever,
         }),
         cases!(RUN => run_moments::{
             signalled_before_it_runs, ended_while_it_is_started, removed_when_it_never_ran,

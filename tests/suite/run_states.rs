@@ -579,14 +579,67 @@ pub fn shown_and_removed() {
 
 /// The monitor is told to end as a service is: so is the process, by its stop signal.
 pub fn its_monitor_is_told_to_end() {
-    let store = store();
     let script = "trap 'echo bye; exit 9' TERM; echo up; while :; do sleep 1000 & wait; done";
-    let id = detached(&store, &["--name", "job"], script);
-    wait_for_log(&store, &id, "up");
-    let pid = rustix::process::Pid::from_raw(monitor(&store, &id)).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    assert_eq!(store.ok(&["wait", "job"]), "9\n");
+    for is_paused in [false, true] {
+        let store = store();
+        let id = detached(&store, &["--name", "job"], script);
+        wait_for_log(&store, &id, "up");
+        if is_paused {
+            store.ok(&["pause", "job"]);
+        }
+        let pid = rustix::process::Pid::from_raw(monitor(&store, &id)).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert_eq!(store.ok(&["wait", "job"]), "9\n");
+        check_ended(&store, &[&id]);
+        assert_eq!(store.ok(&["logs", "job"]), "up\nbye\n");
+        assert_eq!(number(&inspect(&store, "job")["State"], "ExitCode"), 9);
+    }
+}
+
+/// Its process ends long before the last of what it wrote has been read.
+pub fn entered_by_a_slow_reader() {
+    let store = store();
+    let id = idle(&store, &["--name", "job"]);
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let script = "seq 1 20000 >&2; touch /tmp/done";
+    let mut command = store.command(&["exec", "job", "sh", "-c", script]);
+    let mut child = command.stderr(writer).spawn().unwrap();
+    drop(command);
+    // Nobody reads, until it has nothing more to say, and for as long as an impatient one would wait.
+    wait_until("it has ended", || {
+        store.run(&["exec", "job", "test", "-e", "/tmp/done"]).code == Some(0)
+    });
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let mut read = String::new();
+    std::io::Read::read_to_string(&mut reader, &mut read).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(read.lines().last(), Some("20000"), "{} bytes", read.len());
+    store.ok(&["stop", "job"]);
     check_ended(&store, &[&id]);
-    assert_eq!(store.ok(&["logs", "job"]), "up\nbye\n");
-    assert_eq!(number(&inspect(&store, "job")["State"], "ExitCode"), 9);
+}
+
+/// What is a pipe in place of a list of users stops the runtime for good; a signal ends the command.
+pub fn entered_where_the_runtime_waits_for_ever() {
+    let store = store();
+    let id = idle(&store, &["--name", "job"]);
+    let script = "mv /etc/passwd /etc/p && mkfifo /etc/passwd";
+    store.ok(&["exec", "job", "busybox", "sh", "-c", script]);
+    let enter = Background::start(&mut store.command(&["exec", "job", "true"]));
+    wait_until("the runtime is at work", || {
+        process::pids().into_iter().any(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            line.contains("exec") && line.contains("--process") && line.contains(&id)
+        })
+    });
+    enter.signal(rustix::process::Signal::TERM);
+    let entered = enter.finish();
+    assert_eq!(entered.code, Some(1), "{entered:?}");
+    assert!(
+        entered
+            .stderr
+            .starts_with("Error: OCI runtime exec failed: ")
+    );
+    store.ok(&["kill", "job"]);
+    check_ended(&store, &[&id]);
 }

@@ -54,7 +54,7 @@ pub fn attach(cx: &mut Context, id: &ContainerId, input: bool) -> Result<(), Com
             reason(&e)
         )),
     })?;
-    joined::pass_signals_on()?.send(run)?;
-    let joined = Joined::start(socket, manner)?;
+    joined::pass_signals_on()?.send(run.clone())?;
+    let joined = Joined::start(socket, run, manner)?;
     end_as_it_did(cx, id, joined.finish()?)
 }

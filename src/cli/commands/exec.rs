@@ -4,16 +4,20 @@
 //! standard input and output are this command's own, or a terminal between them.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::os::fd::AsFd as _;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::mpsc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use clap::ArgAction;
 use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{fstat, major, minor};
 use rustix::io::Errno;
 
 use crate::cli::context::Context;
@@ -24,11 +28,13 @@ use crate::container::bundle::{self, RunDir, hostname, open_root};
 use crate::container::monitor::{ConsoleSocket, FirstProcess};
 use crate::container::process::{self, ProcessError, require_running};
 use crate::container::runtime::{Files, Runtime, RuntimeError, Streams};
+use crate::container::view::mount_of;
 use crate::container::{find, spec};
-use crate::db::{Container, Process};
+use crate::db::{Container, Process, View};
 use crate::model::settings::set_env;
 use crate::store::StoreError;
 use crate::sys::children;
+use crate::sys::descriptors::close_all_on_exec;
 use crate::sys::terminal::{self, Raw};
 
 /// Arguments of `exec`.
@@ -64,6 +70,9 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     let snapshot = cx.snapshot()?;
     let container = find(&snapshot, &args.container)?;
     let first = require_running(&snapshot, container)?;
+    let Some(view) = snapshot.view(&container.id) else {
+        return Err(ProcessError::NotRunning(container.id.clone()).into());
+    };
     if process::is_paused(&cx.store, &snapshot, container)? {
         return Err(ProcessError::PausedForExec(args.container).into());
     }
@@ -73,14 +82,14 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     };
     joined::check(manner)?;
     let code =
-        exec(cx, &args, manner, container, first).map_err(|error| {
-            match process::has_ended(&cx.store, &container.id, first) {
+        exec(cx, &args, manner, container, view, first).map_err(
+            |error| match process::has_ended(&cx.store, &container.id, first) {
                 true if !matches!(error, CommandError::BrokenPipe) => {
                     ProcessError::NotRunning(container.id.clone()).into()
                 }
                 _ => error,
-            }
-        })?;
+            },
+        )?;
     match u8::try_from(code) {
         Ok(0) => Ok(()),
         Ok(code) => Err(CommandError::Ended(code)),
@@ -125,13 +134,16 @@ fn exec(
     args: &Args,
     manner: Manner,
     container: &Container,
+    view: &View,
     first: &Process,
 ) -> Result<i32, CommandError> {
     let run = RunDir::of(&cx.store, &container.id);
     let scratch = Scratch::new(&run);
-    let description = describe(args, container, first)?;
+    let description = describe(cx, args, container, (view, first))?;
     run.write_process(&name_of(&scratch.process), &description)?;
     children::adopt_orphans()?;
+    // What our caller has open is not the container's.
+    close_all_on_exec()?;
     let runtime = Runtime::at(&first.runtime);
     let id = &container.id;
     let refused = |e: RuntimeError| CommandError::Refused {
@@ -203,9 +215,10 @@ fn name_of(path: &std::path::Path) -> String {
 
 /// What the container's own process was told, with the options over it.
 fn describe(
+    cx: &Context,
     args: &Args,
     container: &Container,
-    first: &Process,
+    (view, first): (&View, &Process),
 ) -> Result<oci_spec::runtime::Process, CommandError> {
     // The container's own root directory, with all that is mounted there.
     let path = PathBuf::from(format!("/proc/{}/root", first.pid));
@@ -216,6 +229,13 @@ fn describe(
         }
         opened => opened.map_err(StoreError::at("open", &path))?,
     };
+    // Its ID may be another's by now, or of another PID namespace.
+    let stat = fstat(&root).map_err(StoreError::at("open", &path))?;
+    if let Some(mount) = mount_of(&cx.store, view)?
+        && mount.device != (major(stat.st_dev), minor(stat.st_dev))
+    {
+        return Err(ProcessError::NotRunning(container.id.clone()).into());
+    }
     let mut settings = container.settings.clone();
     for setting in &args.env {
         let set = match setting.contains('=') {
@@ -249,22 +269,34 @@ fn cannot_run(why: &dyn std::fmt::Display) -> CommandError {
     }
 }
 
-fn inherited(wanted: bool, stream: impl std::os::fd::AsFd) -> io::Result<Stdio> {
+fn inherited(wanted: bool, stream: impl AsFd) -> io::Result<Stdio> {
     Ok(match wanted {
         true => stream.as_fd().try_clone_to_owned()?.into(),
         false => Stdio::null(),
     })
 }
 
+/// How long the runtime may take to make the process, once a signal has come for it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// From now on signals are the process's, which is told later: whoever sees that it runs may send one
-/// at once.
+/// at once. If there is none in time (what is a pipe in place of the container's /etc/passwd stops the
+/// runtime for good) the runtime is killed, which ends this program.
 fn pass_signals_on() -> io::Result<mpsc::Sender<FirstProcess>> {
     let (sender, told) = mpsc::channel::<FirstProcess>();
     let process = Mutex::new((None, told));
     on_signals(&PASSED_ON, move |number| {
         let (known, told) = &mut *process.lock();
         if known.is_none() {
-            *known = told.recv().ok();
+            match told.recv_timeout(PATIENCE) {
+                Ok(process) => *known = Some(process),
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Err(e) = children::kill_descendants() {
+                        tracing::warn!("cannot end the OCI runtime: {e}");
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => {}
+            }
         }
         if let Some(Err(e)) = known.as_ref().map(|process| process.signal(number)) {
             tracing::debug!("cannot pass signal {number} on: {e}");
@@ -273,25 +305,14 @@ fn pass_signals_on() -> io::Result<mpsc::Sender<FirstProcess>> {
     Ok(sender)
 }
 
-/// How long output may come after the end of the process: somebody it has started may go on.
-const PATIENCE: Duration = Duration::from_secs(1);
-
 /// Wait for a process that has our standard input and output, and whose errors come through a pipe: at
 /// its start the runtime has the other end, and says itself what is told by its log already.
-fn with_our_streams(
-    mut errors: io::PipeReader,
-    process: FirstProcess,
-) -> Result<i32, CommandError> {
-    let (done, ended) = mpsc::channel();
-    let _copying: JoinHandle<()> = std::thread::spawn(move || {
-        if let Err(e) = io::copy(&mut errors, &mut io::stderr()) {
-            tracing::debug!("cannot pass errors on: {e}");
-        }
-        done.send(()).unwrap_or_default();
-    });
+fn with_our_streams(errors: io::PipeReader, process: FirstProcess) -> Result<i32, CommandError> {
+    let has_ended = Arc::new(AtomicBool::new(false));
+    let passing = pass_on(errors, io::stderr(), has_ended.clone());
     let code = process.wait()?;
-    // Its end, or that of what it has left behind: nothing more is waited for.
-    ended.recv_timeout(PATIENCE).unwrap_or_default();
+    has_ended.store(true, Ordering::Release);
+    join(passing)?;
     Ok(code)
 }
 
@@ -314,34 +335,57 @@ fn with_terminal(
             }
         });
     }
-    let (done, ended) = mpsc::channel();
-    let mut from = terminal;
-    let _copying: JoinHandle<()> = std::thread::spawn(move || {
-        copy_until_closed(&mut from);
-        done.send(()).unwrap_or_default();
-    });
+    let has_ended = Arc::new(AtomicBool::new(false));
+    let passing = pass_on(terminal, io::stdout(), has_ended.clone());
     let code = process.wait()?;
-    ended.recv_timeout(PATIENCE).unwrap_or_default();
+    has_ended.store(true, Ordering::Release);
+    join(passing)?;
     drop(raw);
     Ok(code)
 }
 
-/// EIO is the end: no process has the terminal any more.
-fn copy_until_closed(terminal: &mut File) {
-    let mut buffer = vec![0; 16 << 10];
-    let mut out = io::stdout();
-    loop {
-        let written = match terminal.read(&mut buffer) {
-            Ok(0) => return,
-            Ok(length) => out.write_all(&buffer[..length]).and_then(|()| out.flush()),
-            Err(e) if e.kind() == ErrorKind::Interrupted => Ok(()),
-            Err(_) => return,
-        };
-        if let Err(e) = written {
-            tracing::debug!("cannot pass output on: {e}");
-            return;
+/// How often it is looked whether a process has ended that has no more to say.
+const PAUSE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 20_000_000,
+};
+
+/// Pass on what comes until the other end is closed or, once the process has ended, nothing more is
+/// there: what it has left behind may have the other end for ever.
+fn pass_on(
+    mut from: impl Read + AsFd + Send + 'static,
+    mut to: impl Write + Send + 'static,
+    has_ended: Arc<AtomicBool>,
+) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 16 << 10];
+        loop {
+            // Before the look: what it wrote at its end is there then.
+            let is_last = has_ended.load(Ordering::Acquire);
+            let polled = poll(&mut [PollFd::new(&from, PollFlags::IN)], Some(&PAUSE));
+            if polled == Ok(0) && is_last {
+                return;
+            } else if matches!(polled, Ok(0) | Err(Errno::INTR)) {
+                continue;
+            }
+            let written = match from.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(length) => to.write_all(&buffer[..length]).and_then(|()| to.flush()),
+                Err(e) if e.kind() == ErrorKind::Interrupted => Ok(()),
+                // EIO: no process has the terminal any more.
+                Err(_) => return,
+            };
+            if let Err(e) = written {
+                tracing::debug!("cannot pass output on: {e}");
+                return;
+            }
         }
-    }
+    })
+}
+
+fn join(passing: JoinHandle<()>) -> Result<(), CommandError> {
+    let joined = passing.join();
+    joined.map_err(|_| CommandError::new("a thread that passed output on has panicked"))
 }
 
 fn follow_size(terminal: &File) -> io::Result<()> {

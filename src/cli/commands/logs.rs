@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use crate::cli::context::Context;
 use crate::cli::error::{CommandError, output};
+use crate::container::bundle::RunDir;
 use crate::container::find;
 use crate::container::output_log::{Record, Stream, next};
 use crate::model::ContainerId;
@@ -106,7 +107,9 @@ fn go_back(log: &mut BufReader<File>, line: &mut Vec<u8>) -> io::Result<bool> {
 
 /// Whether more may come: the record of the end is made before the last of the output is.
 fn is_running(cx: &mut Context, id: &ContainerId) -> Result<bool, CommandError> {
-    Ok(cx.db.read(|tx| tx.view(id))?.is_some())
+    let view = cx.db.read(|tx| tx.view(id))?;
+    let is_ending = || RunDir::of(&cx.store, id).path().exists();
+    Ok(view.is_some_and(|view| view.process.is_some() || is_ending()))
 }
 
 fn lines_of(tail: &str) -> Result<Option<usize>, CommandError> {

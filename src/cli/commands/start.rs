@@ -130,9 +130,10 @@ pub fn start_joined(
     service.run = Run::Attached;
     let (ours, theirs) = UnixStream::pair()?;
     cx.flush_and_go_on();
-    signals.send(RunDir::of(&cx.store, id))?;
+    let run = RunDir::of(&cx.store, id);
+    signals.send(run.clone())?;
     mount::spawn_with(cx, &service, Stdio::from(OwnedFd::from(theirs)))?;
-    let joined = Joined::start(ours, manner)?;
+    let joined = Joined::start(ours, run, manner)?;
     end_as_it_did(cx, id, joined.finish()?)
 }
 

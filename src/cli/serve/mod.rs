@@ -21,7 +21,7 @@ use super::context::Context;
 use super::daemon;
 use super::error::CommandError;
 use super::interrupt::on_interrupt;
-use crate::container::bundle::RunDir;
+use crate::container::bundle::{RunDir, cgroup};
 use crate::container::lifecycle::LifecycleError;
 use crate::container::lock::ServerLock;
 use crate::container::view::{self, mount_source};
@@ -211,7 +211,7 @@ pub fn serve(
             return first_of(error, reclaim_all_marked(cx));
         }
     };
-    let running = Running::default();
+    let running = Running::new(cgroup(&cx.store, &container.id));
     let mounted = match mount_pinned(cx, &container, service, &directory, &pins, &running) {
         Ok(mounted) => mounted,
         Err(error) => {

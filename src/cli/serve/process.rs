@@ -24,10 +24,10 @@ use crate::container::{attach, remains};
 use crate::db::{Container, DbError, Tx, View};
 use crate::model::signal;
 use crate::store::{StoreError, reserve};
-use crate::sys::children;
 use crate::sys::descriptors::apart;
 use crate::sys::processes::Program;
 use crate::sys::reason;
+use crate::sys::{cgroups, children};
 use crate::union::Mounted;
 
 /// How long a process that is told to end by the end of its server may take.
@@ -37,33 +37,49 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const EXEC_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The process that is running, for those who must end it.
-#[derive(Debug, Clone, Default)]
-pub struct Running(Arc<Mutex<Option<FirstProcess>>>);
+#[derive(Debug, Clone)]
+pub struct Running {
+    process: Arc<Mutex<Option<FirstProcess>>>,
+    /// It may be frozen: then it gets no signal before it is not.
+    cgroup: String,
+}
 
 impl Running {
+    /// None yet, of the container that has this cgroup.
+    pub fn new(cgroup: String) -> Running {
+        Running {
+            process: Arc::default(),
+            cgroup,
+        }
+    }
+
     /// Tell it to end, and see to it; false if there is none.
     pub fn stop(&self, stop_signal: i32) -> bool {
-        let Some(process) = self.0.lock().clone() else {
+        let Some(process) = self.process.lock().clone() else {
             return false;
         };
-        send(&process, stop_signal);
+        self.send(&process, stop_signal);
+        let running = self.clone();
         std::thread::spawn(move || {
             std::thread::sleep(PATIENCE);
-            send(&process, libc::SIGKILL);
+            running.send(&process, libc::SIGKILL);
         });
         true
     }
 
     fn kill(&self) {
-        if let Some(process) = self.0.lock().as_ref() {
-            send(process, libc::SIGKILL);
+        if let Some(process) = self.process.lock().as_ref() {
+            self.send(process, libc::SIGKILL);
         }
     }
-}
 
-fn send(process: &FirstProcess, number: i32) {
-    if let Err(e) = process.signal(number) {
-        error!("cannot send signal {number} to the container's process: {e}");
+    fn send(&self, process: &FirstProcess, number: i32) {
+        if let Err(e) = process.signal(number) {
+            error!("cannot send signal {number} to the container's process: {e}");
+        }
+        if let Err(e) = cgroups::thaw(&self.cgroup) {
+            error!("cannot let the container's processes go on: {e}");
+        }
     }
 }
 
@@ -122,7 +138,7 @@ pub fn start(
     let started = try_start(cx, container, view, running, first, open_files);
     if started.is_err() {
         running.kill();
-        running.0.lock().take();
+        running.process.lock().take();
         if let Err(e) = cx.db.write(|tx| tx.clear_view_process(view)) {
             error!("{e}");
         }
@@ -167,7 +183,7 @@ fn try_start(
     let created = runtime.create(&run, &container.id, streams);
     let pid = created.map_err(|e| refused(e.exit_code())(&e))?;
     let process = FirstProcess::made(pid);
-    *running.0.lock() = Some(process.clone());
+    *running.process.lock() = Some(process.clone());
     if let Some(console) = console {
         let terminal = console.terminal().and_then(|t| ours.set_terminal(t));
         terminal.map_err(cannot("get the container's terminal"))?;
@@ -204,7 +220,7 @@ pub fn wait(
     held: &Held,
 ) -> Result<i32, CommandError> {
     let waited = held.monitor.wait();
-    running.0.lock().take();
+    running.process.lock().take();
     let code = waited?;
     info!("the process has ended: {code}");
     if let Err(e) = held.runtime.delete(&held.run, &container.id) {
