@@ -25,6 +25,7 @@ use crate::container::bundle::open_root;
 use crate::container::find;
 use crate::container::view::mount_of;
 use crate::db::{Container, View};
+use crate::model::Purpose;
 use crate::store::{Store, StoreError};
 use crate::sys::descriptors::raise_limit;
 
@@ -119,7 +120,7 @@ impl ViewAccess {
                         });
                     }
                     // Says why there is no other.
-                    None if is_late || view.detached && !view.transient => {
+                    None if is_late || view.detached && view.purpose != Purpose::Transient => {
                         prepare(cx, name, None)?;
                     }
                     None => {}
@@ -197,7 +198,7 @@ fn view_root(store: &Store, view: &View, access: Access) -> Result<Option<OwnedF
         // Unmounted since the table was read, or covered by another mount.
         return Ok(None);
     }
-    if access == Access::Write && view.transient {
+    if access == Access::Write && view.purpose == Purpose::Transient {
         let flags = fstatvfs(&root).map_err(failed(&mount.mountpoint))?.f_flag;
         if flags.contains(StatVfsMountFlags::RDONLY) {
             return Ok(None);
@@ -212,7 +213,7 @@ pub fn wait_for_transient(cx: &mut Context, name: &str) -> Result<(), CommandErr
     while Instant::now() < end {
         let snapshot = cx.snapshot()?;
         match snapshot.view(&find(&snapshot, name)?.id) {
-            Some(view) if view.transient => std::thread::sleep(PAUSE),
+            Some(view) if view.purpose == Purpose::Transient => std::thread::sleep(PAUSE),
             _ => break,
         }
     }

@@ -26,6 +26,12 @@ pub enum Frame {
     Attach,
     /// First word: only the end is waited for.
     Wait,
+    /// First word: one more process is wanted (`container::entry`).
+    Enter(Vec<u8>),
+    /// It runs.
+    Started,
+    /// It does not, with this exit code, and why.
+    Refused(u8, String),
     /// The process wrote this to its standard output, or its terminal.
     Stdout(Vec<u8>),
     /// The process wrote this to its standard error.
@@ -54,14 +60,24 @@ impl Frame {
             Frame::StdinEnd => 7,
             Frame::Resize(_) => 8,
             Frame::Signal(_) => 9,
+            Frame::Enter(_) => 10,
+            Frame::Started => 11,
+            Frame::Refused(..) => 12,
         }
     }
 
     /// Sends it, in one write where the socket takes as much.
     pub fn send(&self, to: &mut impl Write) -> io::Result<()> {
         let body = match self {
-            Frame::Attach | Frame::Wait | Frame::StdinEnd => Vec::new(),
-            Frame::Stdout(bytes) | Frame::Stderr(bytes) | Frame::Stdin(bytes) => bytes.clone(),
+            Frame::Attach | Frame::Wait | Frame::StdinEnd | Frame::Started => Vec::new(),
+            Frame::Stdout(bytes)
+            | Frame::Stderr(bytes)
+            | Frame::Stdin(bytes)
+            | Frame::Enter(bytes) => bytes.clone(),
+            Frame::Refused(code, text) => {
+                let text = text.as_bytes();
+                [&[*code], &text[..text.len().min(LARGEST - 1)]].concat()
+            }
             Frame::Exit(number) | Frame::Signal(number) => number.to_le_bytes().to_vec(),
             Frame::Resize((rows, columns)) => [rows.to_le_bytes(), columns.to_le_bytes()].concat(),
         };
@@ -113,6 +129,11 @@ impl Frame {
                 Frame::Resize((u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d])))
             }
             (9, number_of) => Frame::Signal(number(number_of)?),
+            (10, _) => Frame::Enter(body),
+            (11, []) => Frame::Started,
+            (12, [code, text @ ..]) => {
+                Frame::Refused(*code, String::from_utf8_lossy(text).into_owned())
+            }
             _ => return Err(invalid()),
         }))
     }
@@ -176,6 +197,9 @@ mod tests {
             Frame::StdinEnd,
             Frame::Resize((24, 300)),
             Frame::Signal(15),
+            Frame::Enter(b"{}".to_vec()),
+            Frame::Started,
+            Frame::Refused(127, "no such program".to_owned()),
         ];
         let mut bytes = Vec::new();
         for frame in &frames {

@@ -105,7 +105,10 @@ impl RunDir {
 
     /// Remove it, if it is there.
     pub fn remove(&self) -> Result<(), StoreError> {
-        remove_tree(&self.0)
+        match self.0.exists() {
+            true => remove_tree(&self.0),
+            false => Ok(()),
+        }
     }
 
     fn write(&self, name: &str, contents: &[u8]) -> Result<PathBuf, StoreError> {
@@ -144,7 +147,7 @@ pub fn hostname(id: &ContainerId, settings: &Settings) -> String {
     }
 }
 
-/// Fill the directory that the runtime is given, which was made: to be called once the view is mounted at
+/// Make and fill the directory that the runtime is given: to be called once the view is mounted at
 /// `view`.
 ///
 /// # Errors
@@ -161,6 +164,7 @@ pub fn prepare(
     }
     check_binds(settings)?;
     let run = RunDir::of(store, &container.id);
+    run.make()?;
     let hostname = hostname(&container.id, settings);
     let files = [
         (run.write("hosts", &hosts(settings))?, "/etc/hosts"),

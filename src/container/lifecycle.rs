@@ -267,6 +267,7 @@ fn random<const N: usize>() -> Result<[u8; N], StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Purpose;
 
     #[test]
     fn a_clean_up_that_fails_does_not_hide_why_it_was_needed() {
@@ -303,8 +304,9 @@ mod tests {
         };
         std::fs::create_dir_all(store.container(&container.id).upper()).unwrap();
         db.write(|tx| tx.insert_container(&container)).unwrap();
-        let begun = db
-            .write(|tx| crate::container::view::begin(tx, &container, Path::new("/v"), false, &[]));
+        let begun = db.write(|tx| {
+            crate::container::view::begin(tx, &container, Path::new("/v"), Purpose::Mount, &[])
+        });
         (container, begun.unwrap())
     }
 

@@ -4,6 +4,7 @@ pub mod attach;
 pub mod bundle;
 pub mod changes;
 pub mod copy;
+pub mod entry;
 pub mod find;
 pub mod lifecycle;
 pub mod lock;

@@ -22,6 +22,7 @@ use rustix::net::sockopt::set_socket_send_buffer_size;
 
 use super::attach::Frame;
 use super::bundle::RunDir;
+use super::entry::House;
 use super::output_log::{OutputLog, Stream};
 use super::runtime::{Files, Streams, path_for_others};
 use crate::model::Settings;
@@ -108,8 +109,9 @@ impl ConsoleSocket {
         self.listener.set_nonblocking(true)?;
         let (socket, _) = self.listener.accept()?;
         socket.set_nonblocking(false)?;
-        let received = receive(&socket)?;
+        let mut received = receive::<1>(&socket)?;
         received
+            .pop()
             .map(File::from)
             .ok_or_else(|| io::Error::other("the OCI runtime sent no terminal"))
     }
@@ -240,6 +242,7 @@ struct Hub {
     /// Standard input ends when the first who joined goes: nobody else was meant to be there.
     closes_stdin: bool,
     process: FirstProcess,
+    house: House,
 }
 
 /// One who has joined.
@@ -286,6 +289,7 @@ impl Monitor {
         log: OutputLog,
         listener: UnixListener,
         first: Option<UnixStream>,
+        house: House,
     ) -> io::Result<Monitor> {
         let hub = Arc::new(Hub {
             log: Mutex::new(log),
@@ -295,6 +299,7 @@ impl Monitor {
             closes_stdin: first.is_some() && ends.terminal.is_none(),
             terminal: ends.terminal,
             process,
+            house,
         });
         if let Some(first) = first {
             let first = hub.add(first, true)?;
@@ -402,6 +407,12 @@ impl Hub {
             let wants_output = match Frame::receive(&mut client) {
                 Ok(Some(Frame::Attach)) => true,
                 Ok(Some(Frame::Wait)) => false,
+                Ok(Some(Frame::Enter(request))) => {
+                    if let Err(e) = hub.house.let_in(&client, &request) {
+                        tracing::debug!("a command that wanted a process has gone: {e}");
+                    }
+                    return;
+                }
                 _ => return,
             };
             match hub.add(client, wants_output) {

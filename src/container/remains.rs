@@ -9,7 +9,7 @@ use crate::db::Process;
 use crate::model::ContainerId;
 use crate::store::Store;
 use crate::sys::cgroups;
-use crate::sys::processes::with_command_line;
+use crate::sys::processes::{self, with_command_line};
 
 /// How long the kernel may take to let go of a process that was killed.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -24,13 +24,13 @@ pub fn end_runtimes(store: &Store, id: &ContainerId) {
     let state = run.state();
     let is_ours =
         |args: &[&OsStr]| args.contains(&state.as_os_str()) && args.contains(&id.hex().as_ref());
-    // Not those of commands that are burying it as well.
-    let is_at_it = |args: &[&OsStr]| {
-        ["create", "start"]
-            .iter()
-            .any(|what| args.contains(&what.as_ref()))
+    // Not those that other commands have started, which are burying it as well; but what makes anything
+    // is the dead one's.
+    let is_at_it = |pid: i32, args: &[&OsStr]| {
+        let is = |what: &&str| args.contains(&OsStr::new(*what));
+        ["create", "start"].iter().any(is) || !processes::is_ours(pid)
     };
-    let runtimes = with_command_line(|args| is_ours(args) && is_at_it(args));
+    let runtimes = with_command_line(|pid, args| is_ours(args) && is_at_it(pid, args));
     let ended = runtimes.and_then(|runtimes| {
         for runtime in runtimes {
             runtime.kill()?;

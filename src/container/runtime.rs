@@ -10,15 +10,17 @@ use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use serde::Deserialize;
 
 use super::bundle::RunDir;
 use crate::model::ContainerId;
-use crate::sys::children::dies_with_us;
+use crate::sys::children::{dies_with_us, kill_descendants_of, wait};
+use crate::sys::processes::Process;
 use crate::sys::reason;
 
 /// Those that are looked for where none is named, the first that is there is taken.
@@ -150,21 +152,21 @@ impl Files {
 }
 
 /// A command line of the runtime.
-struct Call {
+struct Call<'a> {
     what: &'static str,
     /// Before the container's ID.
     args: Vec<OsString>,
     files: Option<Files>,
-    dies_with_us: bool,
+    client: Option<&'a UnixStream>,
 }
 
-impl Call {
-    fn new(what: &'static str) -> Call {
+impl Call<'_> {
+    fn new(what: &'static str) -> Self {
         Call {
             what,
             args: Vec::new(),
             files: None,
-            dies_with_us: false,
+            client: None,
         }
     }
 }
@@ -206,19 +208,18 @@ impl Runtime {
     ) -> Result<i32, RuntimeError> {
         let mut call = Call::new("create");
         call.args = vec!["--bundle".into(), run.path().into()];
-        call.dies_with_us = true;
         self.begin(run, id, call, streams, &run.pid_file())
     }
 
     /// Let the first process run its program.
     pub fn start(&self, run: &RunDir, id: &ContainerId) -> Result<(), RuntimeError> {
-        let mut call = Call::new("start");
-        call.dies_with_us = true;
-        self.call(run, id, call)
+        self.call(run, id, Call::new("start"))
     }
 
     /// Run one more process in a container: what the file `process` describes. Gives its ID, for
-    /// which the file `pid_file` is used. It becomes a child of this process, as of `create`.
+    /// which the file `pid_file` is used. It becomes a child of this process, as of `create`. If `client`,
+    /// who wants it, goes away meanwhile, the runtime is killed: something in the container may stop it
+    /// for good.
     pub fn exec(
         &self,
         run: &RunDir,
@@ -226,9 +227,10 @@ impl Runtime {
         process: &Path,
         streams: Streams,
         pid_file: &Path,
+        client: &UnixStream,
     ) -> Result<i32, RuntimeError> {
         let mut call = Call::new("exec");
-        call.dies_with_us = true;
+        call.client = Some(client);
         call.args = vec!["--detach".into(), "--process".into(), process.into()];
         self.begin(run, id, call, streams, pid_file)
     }
@@ -254,7 +256,7 @@ impl Runtime {
         &self,
         run: &RunDir,
         id: &ContainerId,
-        mut call: Call,
+        mut call: Call<'_>,
         streams: Streams,
         pid_file: &Path,
     ) -> Result<i32, RuntimeError> {
@@ -274,7 +276,7 @@ impl Runtime {
 
     /// Runs it to its end. What it has to say comes through memory: its standard error is the
     /// container's, and the disk may be full.
-    fn call(&self, run: &RunDir, id: &ContainerId, call: Call) -> Result<(), RuntimeError> {
+    fn call(&self, run: &RunDir, id: &ContainerId, call: Call<'_>) -> Result<(), RuntimeError> {
         let cannot = |why| self.cannot(why);
         let memory =
             memfd_create("runtime-log", MemfdFlags::CLOEXEC).map_err(|e| cannot(e.into()))?;
@@ -293,10 +295,14 @@ impl Runtime {
             .stdin(files.stdin)
             .stdout(files.stdout)
             .stderr(files.stderr);
-        if call.dies_with_us {
-            dies_with_us(&mut command);
+        dies_with_us(&mut command);
+        let mut child = command.spawn().map_err(cannot)?;
+        // Our ends of the process's streams.
+        drop(command);
+        if let Some(client) = call.client {
+            end_with(client, &mut child).map_err(cannot)?;
         }
-        let status = command.status().map_err(cannot)?;
+        let status = child.wait().map_err(cannot)?;
         if status.success() {
             return Ok(());
         }
@@ -318,6 +324,27 @@ impl Runtime {
             why,
         }
     }
+}
+
+/// Wait until the runtime has ended; kill it if its client goes away before.
+fn end_with(client: &UnixStream, child: &mut Child) -> io::Result<()> {
+    let pid = child.id().cast_signed();
+    let Some(process) = Process::open(pid) else {
+        return Ok(());
+    };
+    if process.wait_unless_gone(client)? {
+        return Ok(());
+    }
+    let orphans = kill_descendants_of(pid)?;
+    child.kill()?;
+    child.wait()?;
+    // They are ours now, and the end of the container waits until they have been waited for.
+    for orphan in orphans {
+        if let Err(e) = wait(orphan) {
+            tracing::debug!("process {orphan} is another's: {e}");
+        }
+    }
+    Ok(())
 }
 
 /// The path under which another process finds an open file of this one.

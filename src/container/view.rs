@@ -8,12 +8,11 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::bundle::RunDir;
 use super::lifecycle::LifecycleError;
 use super::lock::{Look, ServerLock};
 use super::remains;
 use crate::db::{Container, Db, DbError, NewView, Tx, View};
-use crate::model::ContainerId;
+use crate::model::{ContainerId, Purpose};
 use crate::store::remove_tree::remove_tree;
 use crate::store::{Store, StoreError};
 use crate::sys::mounts::{Mount, mounts, unmount};
@@ -36,7 +35,7 @@ pub fn begin(
     tx: &Tx<'_>,
     container: &Container,
     mountpoint: &Path,
-    transient: bool,
+    purpose: Purpose,
     layers: &[i64],
 ) -> Result<View, LifecycleError> {
     if !tx.has_container(&container.id)? {
@@ -46,7 +45,7 @@ pub fn begin(
         container: &container.id,
         pid: std::process::id().cast_signed(),
         mountpoint,
-        transient,
+        purpose,
         pins: layers,
     })?)
 }
@@ -56,7 +55,8 @@ pub fn begin(
 pub fn end(tx: &Tx<'_>, view: &View, exit_code: i32) -> Result<bool, DbError> {
     let ended = tx.delete_view(view)?;
     let container = tx.container(&view.container)?;
-    if ended && !view.transient && container.is_some_and(|c| c.started.is_none()) {
+    if ended && view.purpose != Purpose::Transient && container.is_some_and(|c| c.started.is_none())
+    {
         tx.set_container_ended(&view.container, exit_code)?;
     }
     Ok(ended)
@@ -151,9 +151,8 @@ fn bury(db: &mut Db, store: &Store, view: &View) -> Result<Option<StoreError>, D
 /// Whether a view's server is about to run the container's process: what the OCI runtime needs is there,
 /// and the process is not on record yet. The runtime may have mounts of the view by then that are not
 /// seen here.
-pub fn is_starting(store: &Store, view: &View) -> bool {
-    let run = RunDir::of(store, &view.container);
-    view.process.is_none() && !view.detached && run.path().exists()
+pub fn is_starting(view: &View) -> bool {
+    view.purpose == Purpose::Run && view.process.is_none() && !view.detached
 }
 
 /// A process that is killed keeps its locks until the kernel has taken it apart.

@@ -95,8 +95,7 @@ ALTER TABLE views ADD COLUMN process INTEGER;
 ALTER TABLE views ADD COLUMN started TEXT;
 ALTER TABLE views ADD COLUMN runtime BLOB;                  -- path of the OCI runtime
 
--- It goes with the command that mounted it for itself.
-ALTER TABLE views ADD COLUMN transient INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE views ADD COLUMN purpose TEXT NOT NULL DEFAULT 'mount'; -- mount, transient or run
 -- In the stack of the view, 0 is the topmost: still to be known when the image is gone.
 ALTER TABLE pins ADD COLUMN position INTEGER NOT NULL DEFAULT 0;
 ";

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use rusqlite::params;
 
 use super::{Action, DbError, Tx, parsed, parsed_if_there};
-use crate::model::ContainerId;
+use crate::model::{ContainerId, Purpose};
 
 /// A view that is served, or whose server died a moment ago.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,9 +25,8 @@ pub struct View {
     pub mounted: Timestamp,
     /// Detached from its mount point; it lives on for the handles that are open.
     pub detached: bool,
-    /// Mounted by a command for itself: it goes with the command, and the container is then what it
-    /// was before.
-    pub transient: bool,
+    /// What it is served for.
+    pub purpose: Purpose,
     /// The container's process that its server holds, if it runs one.
     pub process: Option<Process>,
     /// The rows of the layers that it pins, topmost first.
@@ -71,8 +70,8 @@ pub struct NewView<'a> {
     pub pid: i32,
     /// Where it is mounted.
     pub mountpoint: &'a Path,
-    /// Whether it goes with the command that wants it.
-    pub transient: bool,
+    /// What it is served for.
+    pub purpose: Purpose,
     /// The rows of the layers that it pins, each once, topmost first.
     pub pins: &'a [i64],
 }
@@ -82,7 +81,7 @@ const SAME: &str = "container = ? AND pid = ? AND mounted = ?";
 
 /// What both queries select, in the order in which `view` reads it.
 const COLUMNS: &str =
-    "container, pid, mountpoint, mounted, detached, process, started, runtime, transient";
+    "container, pid, mountpoint, mounted, detached, process, started, runtime, purpose";
 
 /// A view without its pins, which are in a table of their own.
 fn view(row: &rusqlite::Row<'_>) -> rusqlite::Result<View> {
@@ -100,7 +99,7 @@ fn view(row: &rusqlite::Row<'_>) -> rusqlite::Result<View> {
         mountpoint: OsString::from_vec(row.get(2)?).into(),
         mounted: parsed(row, 3)?,
         detached: row.get(4)?,
-        transient: row.get(8)?,
+        purpose: parsed(row, 8)?,
         process,
         pins: Vec::new(),
     })
@@ -153,14 +152,14 @@ impl Tx<'_> {
     /// Add a view and its pins, with a `pin` event each. Gives the view as it is on record now.
     pub fn insert_view(&self, view: &NewView<'_>) -> Result<View, DbError> {
         self.tx.execute(
-            "INSERT INTO views (container, pid, mountpoint, mounted, transient)
+            "INSERT INTO views (container, pid, mountpoint, mounted, purpose)
              VALUES (?, ?, ?, ?, ?)",
             params![
                 view.container.hex(),
                 view.pid,
                 view.mountpoint.as_os_str().as_bytes(),
                 self.now.to_string(),
-                view.transient
+                view.purpose.as_str()
             ],
         )?;
         for (layer, position) in view.pins.iter().zip(0_i64..) {
@@ -176,7 +175,7 @@ impl Tx<'_> {
             mountpoint: view.mountpoint.to_owned(),
             mounted: self.now,
             detached: false,
-            transient: view.transient,
+            purpose: view.purpose,
             process: None,
             pins: view.pins.to_vec(),
         })
@@ -292,7 +291,7 @@ mod tests {
             container,
             pid: 7,
             mountpoint: Path::new(mountpoint),
-            transient: false,
+            purpose: Purpose::Mount,
             pins: &[],
         };
         db.write(|tx| tx.insert_view(&new)).unwrap()

@@ -229,7 +229,7 @@ pub fn apply(plan: &RemovalPlan, snapshot: &mut Snapshot) {
 mod tests {
     use super::*;
     use crate::db::{ImageLayer, View};
-    use crate::model::{Layer, Settings};
+    use crate::model::{Layer, Purpose, Settings};
     use jiff::Timestamp;
 
     const FORCE: Manner = Manner {
@@ -295,7 +295,7 @@ mod tests {
             mountpoint: "/m".into(),
             mounted: Timestamp::UNIX_EPOCH,
             detached: false,
-            transient: false,
+            purpose: Purpose::Mount,
             process: None,
             pins: pins.to_vec(),
         }

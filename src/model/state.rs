@@ -64,3 +64,44 @@ impl fmt::Display for ContainerState {
         })
     }
 }
+
+/// What a view is served for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Purpose {
+    /// Whoever looks into it.
+    #[default]
+    Mount,
+    /// The command that has mounted it for itself: it goes with the command, and the container is then
+    /// what it was before.
+    Transient,
+    /// The container's process, which is about to run, runs, or has ended.
+    Run,
+}
+
+impl Purpose {
+    const ALL: [Purpose; 3] = [Purpose::Mount, Purpose::Transient, Purpose::Run];
+
+    /// As the database has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Purpose::Mount => "mount",
+            Purpose::Transient => "transient",
+            Purpose::Run => "run",
+        }
+    }
+}
+
+/// The text is no purpose.
+#[derive(Debug, thiserror::Error)]
+#[error("unknown purpose {0:?}")]
+pub struct UnknownPurpose(String);
+
+impl std::str::FromStr for Purpose {
+    type Err = UnknownPurpose;
+
+    fn from_str(text: &str) -> Result<Purpose, UnknownPurpose> {
+        let mut all = Purpose::ALL.into_iter();
+        all.find(|purpose| purpose.as_str() == text)
+            .ok_or_else(|| UnknownPurpose(text.to_owned()))
+    }
+}

@@ -53,7 +53,7 @@ pub fn orphans(store: &Store, snapshot: &Snapshot, listing: &Listing) -> Vec<Pat
 mod tests {
     use super::*;
     use crate::db::View;
-    use crate::model::{ChainId, ContainerId, DiffId, Layer};
+    use crate::model::{ChainId, ContainerId, DiffId, Layer, Purpose};
     use jiff::Timestamp;
 
     fn layer(id: i64, phase: Phase) -> Layer {
@@ -78,7 +78,7 @@ mod tests {
             mountpoint: "/m".into(),
             mounted: Timestamp::UNIX_EPOCH,
             detached: false,
-            transient: false,
+            purpose: Purpose::Mount,
             process: None,
             pins,
         }

@@ -71,13 +71,9 @@ pub fn wait(pid: i32) -> io::Result<i32> {
     }
 }
 
-/// Kills all that this process has started, and what that has started, the latest first. Whoever waits for
-/// one of them learns of its end. (`/proc/PID/task/TID/children`, proc(5).)
-pub fn kill_descendants() -> io::Result<()> {
-    kill_descendants_of(std::process::id().cast_signed())
-}
-
-fn kill_descendants_of(pid: i32) -> io::Result<()> {
+/// Kills all that a process has started, and what that has started, the latest first; not the process
+/// itself. Gives their IDs. (`/proc/PID/task/TID/children`, proc(5).)
+pub fn kill_descendants_of(pid: i32) -> io::Result<Vec<i32>> {
     let mut found = vec![pid];
     let mut at = 0;
     while let Some(pid) = found.get(at) {
@@ -93,10 +89,12 @@ fn kill_descendants_of(pid: i32) -> io::Result<()> {
         }
         at += 1;
     }
-    for pid in found.into_iter().skip(1).rev() {
-        signal(pid, libc::SIGKILL)?;
+    found.remove(0);
+    found.reverse();
+    for pid in &found {
+        signal(*pid, libc::SIGKILL)?;
     }
-    Ok(())
+    Ok(found)
 }
 
 /// Sends a signal to a child that has not been waited for, whose ID is therefore still its own. One

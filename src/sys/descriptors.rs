@@ -1,13 +1,15 @@
 //! How many files a process may have open, and those that go from one process to another: what a child
 //! inherits, and what comes over a socket.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Close every descriptor but standard input, output and error when a program is executed, the
@@ -67,9 +69,10 @@ pub fn raise_limit() -> Option<u64> {
     }
 }
 
-/// The descriptor that comes over a socket; `None` if the other side closes it without.
-pub fn receive(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+/// The descriptors that come over a socket with one byte, `N` at most; none if the other side closes it
+/// without.
+pub fn receive<const N: usize>(socket: &UnixStream) -> io::Result<Vec<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
     let flags = RecvFlags::CMSG_CLOEXEC;
@@ -85,18 +88,66 @@ pub fn receive(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
             Err(e) => return Err(e.into()),
         }
     }
+    let mut received = Vec::new();
     for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(mut descriptors) = message {
-            return Ok(descriptors.next());
+        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+            received.extend(descriptors);
         }
     }
-    Ok(None)
+    received.truncate(N);
+    Ok(received)
+}
+
+/// The most descriptors that are sent at once.
+const MOST: usize = 3;
+
+/// Send descriptors over a socket, with one byte. No more than three at once.
+pub fn send(socket: &UnixStream, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    loop {
+        match sendmsg(
+            socket,
+            &[IoSlice::new(&[0])],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        ) {
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::fd::AsRawFd as _;
+
+    #[test]
+    fn what_is_sent_is_received() {
+        use std::io::{Read as _, Write as _};
+        use std::os::fd::AsFd as _;
+        let (one, other) = UnixStream::pair().unwrap();
+        let (mut reader, mut writer) = io::pipe().unwrap();
+        send(&one, &[reader.as_fd(), writer.as_fd(), one.as_fd()]).unwrap();
+        writer.write_all(b"x").unwrap();
+        drop(writer);
+        let mut received = receive::<2>(&other).unwrap();
+        assert_eq!(received.len(), 2, "no more than are wanted");
+        received.pop();
+        let mut text = String::new();
+        std::fs::File::from(received.remove(0))
+            .read_to_string(&mut text)
+            .unwrap();
+        assert_eq!(text, "x");
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+        drop(one);
+        assert!(receive::<1>(&other).unwrap().is_empty());
+    }
 
     #[test]
     fn what_a_thread_apart_has() {

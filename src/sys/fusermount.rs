@@ -26,11 +26,11 @@ pub fn mount(mount_point: &Path, options: &str) -> io::Result<OwnedFd> {
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()?;
-    let received = receive(&ours);
+    let received = receive::<1>(&ours);
     // The helper ends when it has sent the descriptor, or failed.
     drop(ours);
     let output = helper.wait_with_output()?;
-    match received? {
+    match received?.pop() {
         Some(device) if output.status.success() => Ok(device),
         _ => Err(io::Error::other(
             String::from_utf8_lossy(&output.stderr).trim().to_owned(),

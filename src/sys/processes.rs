@@ -9,6 +9,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -154,6 +155,19 @@ fn device_of(path: &Path) -> Option<(u32, u32)> {
     Some((stat.stx_dev_major, stat.stx_dev_minor))
 }
 
+/// How many files a process may have open: its soft and its hard limit (`/proc/PID/limits`, proc(5)).
+pub fn open_files_of(pid: i32) -> Option<(u64, u64)> {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?;
+    let mut numbers = line.split_whitespace().map(|number| match number {
+        "unlimited" => Some(u64::MAX),
+        number => number.parse().ok(),
+    });
+    Some((numbers.next()??, numbers.next()??))
+}
+
 /// The program that a process runs, to see when it runs another.
 #[derive(Debug)]
 pub struct Program {
@@ -240,8 +254,21 @@ fn life_of_thread(task: &Path) -> Option<Life> {
     })
 }
 
-/// The processes of whose command line `is_wanted` says so. Those of other PID namespaces are not seen.
-pub fn with_command_line(is_wanted: impl Fn(&[&OsStr]) -> bool) -> io::Result<Vec<Process>> {
+/// Whether the parent of a process runs the same program as this one. (The parent's ID is the second
+/// field after the name in `/proc/PID/stat`, proc(5).)
+pub fn is_ours(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields = stat.rsplit_once(") ").map(|(_, fields)| fields);
+    let parent = fields.and_then(|fields| fields.split(' ').nth(1));
+    let own = file_of(Path::new("/proc/self/exe"));
+    parent.is_some_and(|parent| {
+        own.is_some() && file_of(&Path::new("/proc").join(parent).join("exe")) == own
+    })
+}
+
+/// The processes of whose ID and command line `is_wanted` says so. Those of other PID namespaces are not
+/// seen.
+pub fn with_command_line(is_wanted: impl Fn(i32, &[&OsStr]) -> bool) -> io::Result<Vec<Process>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let path = entry?.path();
@@ -260,7 +287,7 @@ pub fn with_command_line(is_wanted: impl Fn(&[&OsStr]) -> bool) -> io::Result<Ve
             .filter_map(|place| std::fs::read(place.join("cmdline")).ok());
         let line = lines.find(|line| !line.is_empty()).unwrap_or_default();
         let args: Vec<&OsStr> = line.split(|b| *b == 0).map(OsStr::from_bytes).collect();
-        if is_wanted(&args) {
+        if is_wanted(pid, &args) {
             found.push(process);
         }
     }
@@ -324,6 +351,23 @@ impl Process {
         }
     }
 
+    /// Wait until it ends; false if the other side of a socket has gone before.
+    pub fn wait_unless_gone(&self, socket: &UnixStream) -> io::Result<bool> {
+        loop {
+            // Of the socket nothing is asked for: that the other side is gone is told always.
+            let mut polled = [
+                PollFd::new(&self.0, PollFlags::IN),
+                PollFd::new(socket, PollFlags::empty()),
+            ];
+            match poll(&mut polled, None) {
+                Ok(_) if !polled[0].revents().is_empty() => return Ok(true),
+                Ok(_) => return Ok(false),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
     /// Wait until it ends; false if it has not within `limit` (`None`: no limit).
     pub fn wait(&self, limit: Option<Duration>) -> io::Result<bool> {
         let limit = limit.map(|l| {
@@ -348,12 +392,21 @@ mod tests {
     use crate::sys::mounts::mounts;
 
     #[test]
+    fn limits() {
+        let (soft, hard) = open_files_of(std::process::id().cast_signed()).unwrap();
+        assert!(soft > 0 && soft <= hard);
+        assert_eq!(open_files_of(-1), None);
+    }
+
+    #[test]
     fn command_lines() {
         let mut child = std::process::Command::new("sleep")
             .args(["60", "0.25"])
             .spawn()
             .unwrap();
-        let find = |last: &str| with_command_line(|args| args.contains(&OsStr::new(last))).unwrap();
+        let find = |last: &str| {
+            with_command_line(|pid, args| is_ours(pid) && args.contains(&OsStr::new(last))).unwrap()
+        };
         assert!(find("0.26").is_empty());
         // For a moment after its start it has no command line of its own.
         let end = std::time::Instant::now() + Duration::from_secs(30);

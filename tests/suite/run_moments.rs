@@ -12,7 +12,7 @@ use rustix::process::Signal;
 
 use crate::harness::process::kill_hard;
 use crate::harness::store::names_in;
-use crate::harness::{LoopFs, Store, text, wait_until};
+use crate::harness::{LoopFs, Store, cgroups, text, wait_until};
 use crate::run_support::{
     Background, SHELL, check_ended, detached, exit_code, idle, inspect, monitor, shell, store,
     wait_for_log,
@@ -178,13 +178,14 @@ pub fn its_end_is_not_on_record_yet() {
     let database = rusqlite::Connection::open(store.root().join("store.db")).unwrap();
     database.execute_batch("BEGIN IMMEDIATE").unwrap();
     store.ok(&["kill", "-s", "TERM", "job"]);
-    let run = store.root().join("containers").join(&id).join("run");
-    wait_until("what it had to run is gone", || !run.exists());
+    wait_until("its processes are gone", || {
+        cgroups::directories(&id).is_empty()
+    });
     let wait = Background::start(&mut store.command(&["wait", "job"]));
+    let attach = Background::start(&mut store.command(&["attach", "--no-stdin", "job"]));
     for command in [
         &["exec", "job", "true"][..],
         &["exec", "-t", "job", "true"],
-        &["attach", "--no-stdin", "job"],
         &["pause", "job"],
     ] {
         let refused = format!("Error: Container {id} is not running\n");
@@ -193,6 +194,7 @@ pub fn its_end_is_not_on_record_yet() {
     sleep(A_WHILE);
     database.execute_batch("COMMIT").unwrap();
     wait.finish().expect(0, "7\n", "");
+    attach.finish().expect(7, "", "");
     assert_eq!(exit_code(&store, "job"), 7);
 }
 

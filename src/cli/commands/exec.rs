@@ -1,21 +1,21 @@
 //! `exec`: run one more process in a running container.
 //!
-//! The OCI runtime starts it and ends; this command, which adopts orphans, is its parent then. Its
-//! standard input and output are this command's own, or a terminal between them.
+//! The container's monitor has it started (`container::entry`). Its standard input and output are this
+//! command's own, or a terminal between them.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use clap::ArgAction;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{fstat, major, minor};
 use rustix::io::Errno;
@@ -24,17 +24,17 @@ use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::interrupt::on_signals;
 use crate::cli::joined::{self, Manner, PASSED_ON};
+use crate::container::attach::Frame;
 use crate::container::bundle::{self, RunDir, hostname, open_root};
-use crate::container::monitor::{ConsoleSocket, FirstProcess};
+use crate::container::entry::{self, Request};
+use crate::container::monitor::ConsoleSocket;
 use crate::container::process::{self, ProcessError, require_running};
-use crate::container::runtime::{Files, Runtime, RuntimeError, Streams};
 use crate::container::view::mount_of;
 use crate::container::{find, spec};
 use crate::db::{Container, Process, View};
 use crate::model::settings::set_env;
 use crate::store::StoreError;
-use crate::sys::children;
-use crate::sys::descriptors::close_all_on_exec;
+use crate::sys::processes::open_files_of;
 use crate::sys::terminal::{self, Raw};
 
 /// Arguments of `exec`.
@@ -141,71 +141,39 @@ fn exec(
     let scratch = Scratch::new(&run);
     let description = describe(cx, args, container, (view, first))?;
     run.write_process(&name_of(&scratch.process), &description)?;
-    children::adopt_orphans()?;
-    // What our caller has open is not the container's.
-    close_all_on_exec()?;
-    let runtime = Runtime::at(&first.runtime);
-    let id = &container.id;
-    let refused = |e: RuntimeError| CommandError::Refused {
-        code: match e.exit_code() {
-            125 => 1,
-            code => code,
-        },
-        text: e.to_string(),
-    };
-    let tell = match args.detach {
-        true => None,
-        false => Some(pass_signals_on()?),
-    };
-    let known = |pid| {
-        let process = FirstProcess::new(pid);
-        // The other side lives as long as this program.
-        if let Some(tell) = &tell {
-            tell.send(process.clone()).unwrap_or_default();
-        }
-        process
+    let mut request = Request {
+        process: name_of(&scratch.process),
+        pid: name_of(&scratch.pid),
+        console: None,
     };
     if args.tty {
         let socket = ConsoleSocket::new(&run, &scratch.console)?;
-        let streams = Streams::Terminal(socket.path().to_owned());
-        let pid = runtime
-            .exec(&run, id, &scratch.process, streams, &scratch.pid)
-            .map_err(refused)?;
-        let process = known(pid);
+        request.console = Some(socket.path().to_owned());
+        let entered = Entered::start(&run, &request, None)?;
         let terminal = socket.terminal()?;
         drop(scratch);
         return match args.detach {
             true => Ok(0),
-            false => with_terminal(terminal, manner, process),
+            false => with_terminal(terminal, manner, entered),
         };
     }
     cx.flush_and_go_on();
-    let (stderr, errors) = match args.detach {
-        true => (Stdio::null(), None),
-        false => {
-            let (ours, theirs) = io::pipe()?;
-            (theirs.into(), Some(ours))
-        }
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    let (stdin, stdout) = (io::stdin(), io::stdout());
+    let stdin = if manner.input {
+        stdin.as_fd()
+    } else {
+        null.as_fd()
     };
-    let files = Files {
-        stdin: inherited(manner.input, io::stdin())?,
-        stdout: inherited(!args.detach, io::stdout())?,
-        stderr,
-    };
-    let started = runtime.exec(
-        &run,
-        id,
-        &scratch.process,
-        Streams::Files(files),
-        &scratch.pid,
-    );
-    let pid = started.map_err(refused)?;
-    let process = known(pid);
-    drop(scratch);
-    match errors {
-        Some(errors) => with_our_streams(errors, process),
-        None => Ok(0),
+    if args.detach {
+        Entered::start(&run, &request, Some([stdin, null.as_fd(), null.as_fd()]))?;
+        return Ok(0);
     }
+    let (errors, theirs) = io::pipe()?;
+    let streams = [stdin, stdout.as_fd(), theirs.as_fd()];
+    let entered = Entered::start(&run, &request, Some(streams))?;
+    drop((scratch, theirs));
+    with_our_streams(errors, entered)
 }
 
 fn name_of(path: &std::path::Path) -> String {
@@ -220,22 +188,7 @@ fn describe(
     container: &Container,
     (view, first): (&View, &Process),
 ) -> Result<oci_spec::runtime::Process, CommandError> {
-    // The container's own root directory, with all that is mounted there.
-    let path = PathBuf::from(format!("/proc/{}/root", first.pid));
-    let root = match open_root(&path) {
-        // It has ended since.
-        Err(Errno::NOENT | Errno::SRCH) => {
-            return Err(ProcessError::NotRunning(container.id.clone()).into());
-        }
-        opened => opened.map_err(StoreError::at("open", &path))?,
-    };
-    // Its ID may be another's by now, or of another PID namespace.
-    let stat = fstat(&root).map_err(StoreError::at("open", &path))?;
-    if let Some(mount) = mount_of(&cx.store, view)?
-        && mount.device != (major(stat.st_dev), minor(stat.st_dev))
-    {
-        return Err(ProcessError::NotRunning(container.id.clone()).into());
-    }
+    let root = root(cx, container, (view, first))?;
     let mut settings = container.settings.clone();
     for setting in &args.env {
         let set = match setting.contains('=') {
@@ -258,7 +211,36 @@ fn describe(
     let process = bundle::process(&root, &settings, args.command.clone(), args.tty);
     let process = process.map_err(|e| cannot_run(&e))?;
     let hostname = hostname(&container.id, &settings);
-    Ok(spec::oci_process(&process, &hostname, None)?)
+    // The same as its first process, whatever the monitor has raised its own to.
+    let open_files = open_files_of(first.pid);
+    Ok(spec::oci_process(&process, &hostname, open_files)?)
+}
+
+/// The container's own root directory, with all that is mounted there; or, if its process cannot be seen
+/// from here, for it is in another PID namespace, that of its view.
+fn root(
+    cx: &Context,
+    container: &Container,
+    (view, first): (&View, &Process),
+) -> Result<OwnedFd, CommandError> {
+    let mount = mount_of(&cx.store, view)?;
+    let path = PathBuf::from(format!("/proc/{}/root", first.pid));
+    if let Ok(root) = open_root(&path) {
+        let stat = fstat(&root).map_err(StoreError::at("open", &path))?;
+        let device = (major(stat.st_dev), minor(stat.st_dev));
+        // Its ID may be another's.
+        if mount.as_ref().is_none_or(|mount| mount.device == device) {
+            return Ok(root);
+        }
+    }
+    match mount {
+        Some(mount) => {
+            let root = open_root(&mount.mountpoint);
+            Ok(root.map_err(StoreError::at("open the view at", &mount.mountpoint))?)
+        }
+        // It has ended since.
+        None => Err(ProcessError::NotRunning(container.id.clone()).into()),
+    }
 }
 
 /// Docker's exit code for what keeps a program from being run.
@@ -269,45 +251,81 @@ fn cannot_run(why: &dyn std::fmt::Display) -> CommandError {
     }
 }
 
-fn inherited(wanted: bool, stream: impl AsFd) -> io::Result<Stdio> {
-    Ok(match wanted {
-        true => stream.as_fd().try_clone_to_owned()?.into(),
-        false => Stdio::null(),
-    })
-}
-
 /// How long the runtime may take to make the process, once a signal has come for it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// From now on signals are the process's, which is told later: whoever sees that it runs may send one
-/// at once. If there is none in time (what is a pipe in place of the container's /etc/passwd stops the
-/// runtime for good) the runtime is killed, which ends this program.
-fn pass_signals_on() -> io::Result<mpsc::Sender<FirstProcess>> {
-    let (sender, told) = mpsc::channel::<FirstProcess>();
-    let process = Mutex::new((None, told));
-    on_signals(&PASSED_ON, move |number| {
-        let (known, told) = &mut *process.lock();
-        if known.is_none() {
-            match told.recv_timeout(PATIENCE) {
-                Ok(process) => *known = Some(process),
-                Err(RecvTimeoutError::Timeout) => {
-                    if let Err(e) = children::kill_descendants() {
-                        tracing::warn!("cannot end the OCI runtime: {e}");
-                    }
+/// A process that the container's monitor has started for us.
+struct Entered {
+    monitor: UnixStream,
+}
+
+impl Entered {
+    /// Ask for it, and wait until it runs. From now on signals are its own: whoever sees that it runs may
+    /// send one at once. One that comes while the runtime makes no progress (what is a pipe in place of
+    /// the container's /etc/passwd stops it for good) ends this program, and with it the runtime.
+    fn start(
+        run: &RunDir,
+        request: &Request,
+        streams: Option<[BorrowedFd<'_>; 3]>,
+    ) -> Result<Entered, CommandError> {
+        let runs = Arc::new((Mutex::new(false), Condvar::new()));
+        let told = runs.clone();
+        let (sender, asked) = mpsc::channel::<UnixStream>();
+        let monitor = Mutex::new((None, asked));
+        on_signals(&PASSED_ON, move |number| {
+            let (runs, changed) = &*told;
+            let mut runs = runs.lock();
+            changed.wait_while_for(&mut runs, |runs| !*runs, PATIENCE);
+            if !*runs {
+                std::process::exit(128 + number);
+            }
+            drop(runs);
+            let (known, asked) = &mut *monitor.lock();
+            if known.is_none() {
+                *known = asked.recv().ok();
+            }
+            let sent = known.as_mut().map(|to| Frame::Signal(number).send(to));
+            if let Some(Err(e)) = sent {
+                tracing::debug!("cannot pass signal {number} on: {e}");
+            }
+        })?;
+        let mut monitor = entry::ask(run, request, streams)?;
+        // The other side lives as long as this program.
+        sender.send(monitor.try_clone()?).unwrap_or_default();
+        match Frame::receive(&mut monitor)? {
+            Some(Frame::Started) => {}
+            Some(Frame::Refused(code, text)) => {
+                let code = if code == 125 { 1 } else { code };
+                return Err(CommandError::Refused { text, code });
+            }
+            _ => return Err(CommandError::new("the container's monitor has gone")),
+        }
+        let (lock, changed) = &*runs;
+        *lock.lock() = true;
+        changed.notify_all();
+        Ok(Entered { monitor })
+    }
+
+    /// Wait for its end. Gives its exit code.
+    fn wait(mut self) -> io::Result<i32> {
+        loop {
+            match Frame::receive(&mut self.monitor) {
+                Ok(Some(Frame::Exit(code))) => return Ok(code),
+                Ok(Some(_)) => {}
+                // The monitor was killed: so are all the container's processes.
+                Ok(None) => return Ok(128 + libc::SIGKILL),
+                Err(e) if e.kind() == ErrorKind::ConnectionReset => {
+                    return Ok(128 + libc::SIGKILL);
                 }
-                Err(RecvTimeoutError::Disconnected) => {}
+                Err(e) => return Err(e),
             }
         }
-        if let Some(Err(e)) = known.as_ref().map(|process| process.signal(number)) {
-            tracing::debug!("cannot pass signal {number} on: {e}");
-        }
-    })?;
-    Ok(sender)
+    }
 }
 
 /// Wait for a process that has our standard input and output, and whose errors come through a pipe: at
 /// its start the runtime has the other end, and says itself what is told by its log already.
-fn with_our_streams(errors: io::PipeReader, process: FirstProcess) -> Result<i32, CommandError> {
+fn with_our_streams(errors: io::PipeReader, process: Entered) -> Result<i32, CommandError> {
     let has_ended = Arc::new(AtomicBool::new(false));
     let passing = pass_on(errors, io::stderr(), has_ended.clone());
     let code = process.wait()?;
@@ -317,11 +335,7 @@ fn with_our_streams(errors: io::PipeReader, process: FirstProcess) -> Result<i32
 }
 
 /// Wait for a process that has a terminal: between it and our own all keys and all output pass.
-fn with_terminal(
-    terminal: File,
-    manner: Manner,
-    process: FirstProcess,
-) -> Result<i32, CommandError> {
+fn with_terminal(terminal: File, manner: Manner, process: Entered) -> Result<i32, CommandError> {
     let raw = match terminal::is_terminal(io::stdin()) {
         true => Some(Raw::new(io::stdin())?),
         false => None,

@@ -101,7 +101,7 @@ pub fn wait_for_start(cx: &mut Context, name: &str) -> Result<(), CommandError> 
     while Instant::now() < end {
         let snapshot = cx.snapshot()?;
         match find(&snapshot, name).map(|container| snapshot.view(&container.id)) {
-            Ok(Some(view)) if is_starting(&cx.store, view) => std::thread::sleep(PAUSE),
+            Ok(Some(view)) if is_starting(view) => std::thread::sleep(PAUSE),
             // What is not found is told by who looks for it next.
             _ => break,
         }

@@ -27,7 +27,7 @@ use crate::container::lock::ServerLock;
 use crate::container::view::{self, mount_source};
 use crate::db::{Container, Db, View};
 use crate::image::removal;
-use crate::model::{ContainerId, DiffId, Phase};
+use crate::model::{ContainerId, DiffId, Phase, Purpose};
 use crate::reclaim::execute::{Outcome, reclaim};
 use crate::reclaim::pins::Pin;
 use crate::store::index::{self, LayerAt};
@@ -80,6 +80,16 @@ pub struct Service {
     pub transient: bool,
     /// Whether the container's process runs in it.
     pub run: Run,
+}
+
+impl Service {
+    fn purpose(&self) -> Purpose {
+        match (self.run, self.transient) {
+            (Run::Detached | Run::Attached, _) => Purpose::Run,
+            (Run::No, true) => Purpose::Transient,
+            (Run::No, false) => Purpose::Mount,
+        }
+    }
 }
 
 /// Whether a view's server runs the container's process.
@@ -196,19 +206,12 @@ pub fn serve(
     // Whoever has the lock knows that a view on record is a dead server's.
     view::bury_predecessor(&mut cx.db, &cx.store, &service.container)?;
     let open_files = open_files_limit();
-    let run = RunDir::of(&cx.store, &container.id);
-    // As long as it is there a view without a process is one that is about to have one.
-    match service.run {
-        Run::No => run.remove()?,
-        Run::Detached | Run::Attached => run.make()?,
-    }
     let pins = match begin(cx, &container, service) {
         Ok(pins) => pins,
         Err(error) => {
-            let error = first_of(Err(error), run.remove().map_err(CommandError::from));
             // Its pins may have kept a removal from reclaiming what it had marked.
             drop(lock);
-            return first_of(error, reclaim_all_marked(cx));
+            return first_of(Err(error), reclaim_all_marked(cx));
         }
     };
     let running = Running::new(cgroup(&cx.store, &container.id));
@@ -216,9 +219,8 @@ pub fn serve(
         Ok(mounted) => mounted,
         Err(error) => {
             detach(&cx.store, &service.container);
-            let error = first_of(Err(error), run.remove().map_err(CommandError::from));
             let cancelled = cancel(cx, &container, &pins);
-            return first_of(error, cancelled.and_then(|()| release(cx, pins, lock)));
+            return first_of(Err(error), cancelled.and_then(|()| release(cx, pins, lock)));
         }
     };
     info!("mounted at {}", service.mountpoint.display());
@@ -235,6 +237,7 @@ pub fn serve(
         Err(error) => {
             detach(&cx.store, &service.container);
             note_refusal(cx, &container, &error);
+            let run = RunDir::of(&cx.store, &container.id);
             let error = first_of(Err(error), run.remove().map_err(CommandError::from));
             let ended = serving.join().map_err(at(service, "serve the view"));
             let cancelled = ended.and_then(|()| cancel(cx, &container, &pins));
@@ -390,7 +393,7 @@ fn begin(cx: &mut Context, container: &Container, service: &Service) -> Result<P
                     }
                 }
             }
-            let view = view::begin(tx, container, &service.mountpoint, service.transient, &rows)?;
+            let view = view::begin(tx, container, &service.mountpoint, service.purpose(), &rows)?;
             Ok(Some(view))
         })?;
         if let Some(view) = view {

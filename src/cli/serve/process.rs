@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::container::bundle::{self, RunDir};
+use crate::container::entry::House;
 use crate::container::lifecycle::LifecycleError;
 use crate::container::monitor::{FirstProcess, Monitor, ends};
 use crate::container::output_log::OutputLog;
@@ -193,7 +194,12 @@ fn try_start(
         // Removed by force meanwhile: nobody would see its process.
         false => Err(LifecycleError::NoSuchContainer(container.name.clone())),
     })?;
-    let monitor = Monitor::start(ours, process.clone(), log, listener, first)
+    let house = House {
+        runtime: runtime.clone(),
+        run: run.clone(),
+        id: container.id.clone(),
+    };
+    let monitor = Monitor::start(ours, process.clone(), log, listener, first, house)
         .map_err(cannot("pass on the container's output"))?;
     let before = Program::of(pid);
     runtime
