@@ -10,7 +10,6 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -106,7 +105,9 @@ struct Scratch {
 
 impl Scratch {
     fn new(run: &RunDir) -> Scratch {
-        let name = format!("exec-{}", std::process::id());
+        // In another PID namespace another command may have the same ID.
+        let now = jiff::Timestamp::now().as_nanosecond();
+        let name = format!("exec-{}-{now}", std::process::id());
         Scratch {
             process: run.path().join(&name),
             pid: run.path().join(format!("{name}.pid")),
@@ -268,30 +269,19 @@ impl Entered {
         request: &Request,
         streams: Option<[BorrowedFd<'_>; 3]>,
     ) -> Result<Entered, CommandError> {
-        let runs = Arc::new((Mutex::new(false), Condvar::new()));
+        let runs = Arc::new((Mutex::new(None::<UnixStream>), Condvar::new()));
         let told = runs.clone();
-        let (sender, asked) = mpsc::channel::<UnixStream>();
-        let monitor = Mutex::new((None, asked));
         on_signals(&PASSED_ON, move |number| {
-            let (runs, changed) = &*told;
-            let mut runs = runs.lock();
-            changed.wait_while_for(&mut runs, |runs| !*runs, PATIENCE);
-            if !*runs {
-                std::process::exit(128 + number);
-            }
-            drop(runs);
-            let (known, asked) = &mut *monitor.lock();
-            if known.is_none() {
-                *known = asked.recv().ok();
-            }
-            let sent = known.as_mut().map(|to| Frame::Signal(number).send(to));
-            if let Some(Err(e)) = sent {
-                tracing::debug!("cannot pass signal {number} on: {e}");
+            let (monitor, changed) = &*told;
+            let mut monitor = monitor.lock();
+            changed.wait_while_for(&mut monitor, |monitor| monitor.is_none(), PATIENCE);
+            match monitor.as_mut().map(|to| Frame::Signal(number).send(to)) {
+                Some(Ok(())) => {}
+                Some(Err(e)) => tracing::debug!("cannot pass signal {number} on: {e}"),
+                None => std::process::exit(128 + number),
             }
         })?;
         let mut monitor = entry::ask(run, request, streams)?;
-        // The other side lives as long as this program.
-        sender.send(monitor.try_clone()?).unwrap_or_default();
         match Frame::receive(&mut monitor)? {
             Some(Frame::Started) => {}
             Some(Frame::Refused(code, text)) => {
@@ -300,8 +290,8 @@ impl Entered {
             }
             _ => return Err(CommandError::new("the container's monitor has gone")),
         }
-        let (lock, changed) = &*runs;
-        *lock.lock() = true;
+        let (known, changed) = &*runs;
+        *known.lock() = Some(monitor.try_clone()?);
         changed.notify_all();
         Ok(Entered { monitor })
     }
