@@ -14,7 +14,7 @@ const USERS: u64 = 3;
 const STEPS: usize = 60;
 
 /// What another user's command may be the reason for.
-const REASONS: [&str; 16] = [
+const REASONS: [&str; 20] = [
     "No such image: ",
     "No such container: ",
     "is using its referenced image",
@@ -30,6 +30,11 @@ const REASONS: [&str; 16] = [
     "still used by open handles",
     // A runtime whose container goes away under it, and a monitor that is killed.
     "OCI runtime ",
+    "monitor has gone",
+    // A view whose server is killed while it is read.
+    "onnection abort",
+    "Transport endpoint is not connected",
+    "was unmounted meanwhile",
     "(SIGKILL)",
     "(signal: 9",
 ];

@@ -34,6 +34,7 @@ use crate::db::{Container, Process, View};
 use crate::model::settings::set_env;
 use crate::store::StoreError;
 use crate::sys::processes::open_files_of;
+use crate::sys::reason;
 use crate::sys::terminal::{self, Raw};
 
 /// Arguments of `exec`.
@@ -281,8 +282,11 @@ impl Entered {
                 None => std::process::exit(128 + number),
             }
         })?;
-        let mut monitor = entry::ask(run, request, streams)?;
-        match Frame::receive(&mut monitor)? {
+        let gone = |e: io::Error| {
+            CommandError::new(format!("the container's monitor has gone: {}", reason(&e)))
+        };
+        let mut monitor = entry::ask(run, request, streams).map_err(gone)?;
+        match Frame::receive(&mut monitor).map_err(gone)? {
             Some(Frame::Started) => {}
             Some(Frame::Refused(code, text)) => {
                 let code = if code == 125 { 1 } else { code };
