@@ -112,24 +112,7 @@ fn settings(
     let image = image.config;
     let mut env = Vec::new();
     set_env(&mut env, image.env);
-    for setting in &options.env {
-        match setting.split_once('=') {
-            Some(("", _)) => {
-                return Err(CommandError::new(format!(
-                    "invalid environment variable: {setting}"
-                )));
-            }
-            Some(_) => set_env(&mut env, [setting.clone()]),
-            None if setting.is_empty() => {
-                return Err(CommandError::new("invalid environment variable: "));
-            }
-            None => match caller(setting) {
-                Some(value) => set_env(&mut env, [format!("{setting}={value}")]),
-                // Docker's too: one that the caller does not have goes.
-                None => env.retain(|old| !old.starts_with(&format!("{setting}="))),
-            },
-        }
-    }
+    set_variables(&mut env, &options.env, caller)?;
     let cmd = match options.command.is_empty() {
         false => options.command.clone(),
         // Arguments of another program make no sense for this one.
@@ -174,6 +157,33 @@ fn settings(
         auto_remove: options.rm,
         runtime: options.runtime.clone().unwrap_or_default(),
     })
+}
+
+/// Sets the variables of `-e`: `NAME=value` or, of the caller's, `NAME`.
+pub fn set_variables(
+    env: &mut Vec<String>,
+    given: &[String],
+    caller: impl Fn(&str) -> Option<String>,
+) -> Result<(), CommandError> {
+    for setting in given {
+        match setting.split_once('=') {
+            Some(("", _)) => {
+                return Err(CommandError::new(format!(
+                    "invalid environment variable: {setting}"
+                )));
+            }
+            Some(_) => set_env(env, [setting.clone()]),
+            None if setting.is_empty() => {
+                return Err(CommandError::new("invalid environment variable: "));
+            }
+            None => match caller(setting) {
+                Some(value) => set_env(env, [format!("{setting}={value}")]),
+                // Docker's too: one that the caller does not have goes.
+                None => env.retain(|old| !old.starts_with(&format!("{setting}="))),
+            },
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -82,7 +81,7 @@ impl House {
             Ok(pid) => pid,
             Err(e) => return Frame::Refused(e.exit_code(), e.to_string()).send(&mut &*client),
         };
-        let process = Arc::new(FirstProcess::new(pid));
+        let process = FirstProcess::new(pid);
         let told = Frame::Started.send(&mut &*client);
         let (waiting, to) = (process.clone(), client.try_clone()?);
         let thread = std::thread::Builder::new().name("waiting".to_owned());

@@ -269,7 +269,7 @@ pub fn entered() {
     let short = &id[..12];
     let exec = |options: &[&str], command: &[&str]| {
         let mut given = store.command(&[&["exec"], options, &["job"], command].concat());
-        given.env("CALLERS", "own");
+        given.env("CALLERS", "own").env_remove("A");
         Run::of(&mut given)
     };
     exec(&[], &["sh", "-c", "echo out; echo err >&2; exit 7"]).expect(7, "out\n", "err\n");
@@ -298,6 +298,8 @@ pub fn entered() {
         &["env"],
     )
     .expect(0, &env, "");
+    // One that the caller does not have goes, as for `run`.
+    exec(&["-e", "A"], &["sh", "-c", "echo ${A-none}"]).expect(0, "none\n", "");
     exec(&["-w", "/etc"], &["pwd"]).expect(0, "/etc\n", "");
     exec(&["-u", "0"], &["id"]).expect(0, "uid=0(root) gid=0(root) groups=0(root)\n", "");
     exec(&["-u", "root:extra"], &["id", "-g"]).expect(0, "2000\n", "");

@@ -19,6 +19,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{fstat, major, minor};
 use rustix::io::Errno;
 
+use super::start::end_with;
+use crate::cli::container_options::set_variables;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::interrupt::on_signals;
@@ -31,7 +33,6 @@ use crate::container::process::{self, ProcessError, require_running};
 use crate::container::view::mount_of;
 use crate::container::{find, spec};
 use crate::db::{Container, Process, View};
-use crate::model::settings::set_env;
 use crate::store::StoreError;
 use crate::sys::processes::open_files_of;
 use crate::sys::reason;
@@ -90,11 +91,7 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
                 _ => error,
             },
         )?;
-    match u8::try_from(code) {
-        Ok(0) => Ok(()),
-        Ok(code) => Err(CommandError::Ended(code)),
-        Err(_) => Err(CommandError::new(format!("the process ended with {code}"))),
-    }
+    end_with(code)
 }
 
 /// The files that describe the process to the runtime; they go when it has read them.
@@ -192,15 +189,9 @@ fn describe(
 ) -> Result<oci_spec::runtime::Process, CommandError> {
     let root = root(cx, container, (view, first))?;
     let mut settings = container.settings.clone();
-    for setting in &args.env {
-        let set = match setting.contains('=') {
-            true => Some(setting.clone()),
-            false => std::env::var(setting)
-                .ok()
-                .map(|value| format!("{setting}={value}")),
-        };
-        set_env(&mut settings.env, set);
-    }
+    set_variables(&mut settings.env, &args.env, |name| {
+        std::env::var(name).ok()
+    })?;
     if let Some(user) = &args.user {
         settings.user = user.clone();
     }

@@ -226,7 +226,7 @@ mod tests {
         };
         let last = |limit| {
             let mut records = ["a\n", "b", "b\n", "c\n", "d"].map(record).into_iter();
-            let kept = tail(&mut || Ok(records.next()), limit).unwrap_or_default();
+            let kept = tail(&mut || Ok(records.next()), limit).unwrap();
             let bytes = kept.into_iter().flat_map(|r| r.bytes);
             String::from_utf8(bytes.collect()).unwrap()
         };

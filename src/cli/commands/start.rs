@@ -152,6 +152,11 @@ pub fn end_as_it_did(
             code.unwrap_or(128 + libc::SIGKILL)
         }
     };
+    end_with(code)
+}
+
+/// End with the exit code of a container's process.
+pub fn end_with(code: i32) -> Result<(), CommandError> {
     match u8::try_from(code) {
         Ok(0) => Ok(()),
         Ok(code) => Err(CommandError::Ended(code)),
