@@ -15,6 +15,8 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::StoreError;
+use crate::model::BlobDigest;
+use crate::model::digest::DigestWriter;
 use crate::model::tar::shown;
 use crate::model::tar_split::{Part, TarSplitReader, TarSplitWriter};
 use crate::sys::in_root::open_in_root;
@@ -55,7 +57,9 @@ pub(super) fn close(split: Sink, directory: &Path) -> Result<(), StoreError> {
 #[derive(Debug, thiserror::Error)]
 pub enum TarSplitError {
     /// The layer was unpacked by a version that kept none.
-    #[error("it has no tar-split: an earlier version of layerctl has unpacked it")]
+    #[error(
+        "it has no tar-split, for an earlier version of layerctl has unpacked it: remove its images and load them again"
+    )]
     Missing,
     /// The tar-split is not what it should be.
     #[error("its tar-split is damaged: {0}")]
@@ -91,6 +95,15 @@ pub fn assemble(directory: BorrowedFd<'_>, out: &mut impl Write) -> Result<(), T
         why: reason(&errno.into()),
     })?;
     join(split, tree.as_fd(), out)
+}
+
+/// The digest of the tar of the layer whose directory this is, as it is made now: if it is not the
+/// layer's, a file is not what was unpacked.
+pub fn digest(directory: BorrowedFd<'_>) -> Result<BlobDigest, TarSplitError> {
+    let mut out = DigestWriter::new(io::sink());
+    assemble(directory, &mut out)?;
+    let (_, digest, _) = out.finish();
+    Ok(digest)
 }
 
 /// Writes the tar that has been split to `out`, with the contents of the files in `tree`.
