@@ -37,6 +37,7 @@ mod layer;
 mod oci;
 mod outer;
 pub mod platform;
+mod root_tar;
 pub mod save;
 mod spool;
 pub mod tree_tar;
@@ -47,6 +48,7 @@ use std::path::{Path, PathBuf};
 pub use config::ImageConfig;
 pub use error::ArchiveError;
 pub use layer::LayerReader;
+pub use root_tar::RootTar;
 
 use crate::model::{BlobDigest, DiffId, ImageId, Reference};
 use outer::{Blob, Outer};

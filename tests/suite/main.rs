@@ -29,6 +29,7 @@ mod fsck;
 mod full_disk;
 mod handles;
 mod harness;
+mod import;
 mod index;
 mod interrupts;
 mod listing;
@@ -459,6 +460,8 @@ fn cases() -> Vec<Case> {
             links_that_come_and_go_do_not_lead_out, a_file_that_cannot_be_written,
         }),
         cases!(STORE => container_files::{renames}),
+        cases!(STORE => import::{with_options, refused, interrupted}),
+        cases!(VIEW => import::{of_every_form}),
         cases!(STORE => save::{
             comes_back_as_it_went_in,
             several_images_and_their_tags,
