@@ -25,6 +25,9 @@ mod container_files;
 mod cp;
 mod crash;
 mod demo;
+mod exact;
+mod exact_support;
+mod exact_trees;
 mod fsck;
 mod full_disk;
 mod handles;
@@ -120,6 +123,12 @@ fn cases() -> Vec<Case> {
     let docker = &[Need::Tool("docker"), Need::Tool("dockerd")];
     let compressors = &[Need::Tool("gzip"), Need::Tool("xz"), Need::Tool("zstd")];
     let python = &[Need::Tool("python3")];
+    // What `exact_trees` makes its trees and images with.
+    let tree = &[
+        Need::Tool("umoci"),
+        Need::Tool("setfattr"),
+        Need::Tool("setfacl"),
+    ];
     // What `archives_tools` makes its images with.
     let podman = &[
         STORE,
@@ -345,6 +354,13 @@ fn cases() -> Vec<Case> {
         cases!([podman, skopeo].concat() => archives_tools::{skopeo}),
         cases!([podman, &[Need::Tool("umoci")]].concat() => archives_tools::{umoci_layout}),
         cases!([podman, docker].concat() => archives_tools::{docker}),
+        cases!([BESIDE_OVERLAY, docker, python].concat() => exact::{layers_in_docker}),
+        cases!([podman, VIEW, python].concat() => exact::{layers_in_podman, layers_in_podman_on_vfs}),
+        cases!([VIEW, tree].concat() => exact_trees::{by_gnu_tar}),
+        cases!([VIEW, tree, &[Need::Tool("bsdtar")]].concat() => exact_trees::{by_bsdtar}),
+        cases!([BESIDE_OVERLAY, docker, tree].concat() => exact_trees::{in_docker}),
+        cases!([podman, VIEW, tree].concat() => exact_trees::{in_podman}),
+        cases!([VIEW, docker, python, &[Need::Tool("umoci")]].concat() => exact::{layers_that_docker_refuses}),
         cases!(STORE => union::{
             an_unlinked_name_and_one_not_looked_up, whiteouts_only_where_needed,
             removed_trees_do_not_come_back, copy_up_keeps_everything,
