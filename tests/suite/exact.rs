@@ -2,6 +2,7 @@
 //! shows what Docker and Podman show, but for what is listed here.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,9 +11,9 @@ use crate::archives_support::{scratch, shell};
 use crate::exact_support::{Docker, Podman, Tree, arg, assert_same_but, is_now, view_of};
 use crate::harness::{Run, Store, tree};
 
-/// The images of `exact/layers.py` that Docker and Podman take, and in which entries they differ from a view: the same
-/// in both. Each difference is a row of the table in README.md.
-const CASES: &[(&str, &[&str])] = &[
+/// The cases of `exact/layers.py` that Docker and Podman take, and in which entries they differ from a view: the same
+/// in both. Each difference is a row of the table in README.md. They are one image, each with a directory of it.
+const TOGETHER: &[(&str, &[&str])] = &[
     ("whiteouts", &[]),
     ("whiteout_of_nothing", &[]),
     ("whiteout_before_a_file", &[]),
@@ -36,13 +37,9 @@ const CASES: &[(&str, &[&str])] = &[
     ("opaque_without_its_directory", &[]),
     ("opaque_and_whiteouts", &[]),
     ("types_that_change", &[]),
-    ("under_a_link_of_its_layer", &[]),
     ("under_a_link_of_a_layer_below", &[]),
     ("missing_parents", &[]),
     ("parents_after_their_children", &[]),
-    // They show the root of the topmost layer, whether its tar has one or not.
-    ("the_root_itself", &[""]),
-    ("the_root_itself_below", &[""]),
     ("odd_names", &[]),
     ("hard_links", &[]),
     // A link's own header has no effect on the file.
@@ -68,9 +65,17 @@ const CASES: &[(&str, &[&str])] = &[
     ("attributes", &["defacl/d", "defacl/f"]),
     // Go's reader takes an empty value for none.
     ("an_empty_attribute", &["f"]),
-    ("an_empty_layer", &[]),
     // AUFS's own directories are shown.
     ("aufs_leftovers", &[".wh..wh.plnk", ".wh..wh.plnk/1.2"]),
+];
+
+/// Those that are about the root or the tar as a whole.
+const ALONE: &[(&str, &[&str])] = &[
+    ("under_a_link_of_its_layer", &[]),
+    // They show the root of the topmost layer, whether its tar has one or not.
+    ("the_root_itself", &[""]),
+    ("the_root_itself_below", &[""]),
+    ("an_empty_layer", &[]),
     ("global_headers", &[]),
 ];
 
@@ -97,13 +102,13 @@ fn python() -> Command {
 }
 
 #[track_caller]
-fn write(archive: &Path, cases: impl IntoIterator<Item = &'static str>) {
+fn write(archive: &Path, cases: impl IntoIterator<Item = impl AsRef<OsStr>>) {
     Run::of(python().arg(archive).args(cases)).ok();
 }
 
 /// A store with all of them, and their archive.
 #[track_caller]
-fn loaded(cases: impl IntoIterator<Item = &'static str>) -> (Store, PathBuf) {
+fn loaded(cases: impl IntoIterator<Item = impl AsRef<OsStr>>) -> (Store, PathBuf) {
     let store = Store::new();
     let archive = store.beside("cases.tar");
     write(&archive, cases);
@@ -111,27 +116,46 @@ fn loaded(cases: impl IntoIterator<Item = &'static str>) -> (Store, PathBuf) {
     (store, archive)
 }
 
+/// The names of the images, as arguments for `exact/layers.py` and as tags.
+fn all() -> Vec<(String, String)> {
+    let together: Vec<&str> = TOGETHER.iter().map(|(case, _)| *case).collect();
+    let mut all = vec![(together.join("+"), "case:together".to_owned())];
+    for (case, _) in ALONE {
+        all.push((case.to_string(), format!("case:{case}")));
+    }
+    all
+}
+
+/// A store with all of these, and their archive.
+#[track_caller]
+fn all_loaded() -> (Store, PathBuf) {
+    loaded(all().into_iter().map(|(argument, _)| argument))
+}
+
+/// Compares each, but for the cases `same` in which `theirs` does not differ.
 #[track_caller]
 fn check(store: &Store, same: &[&str], theirs: impl Fn(&str) -> Tree) {
-    for (case, but) in CASES {
+    let but: Vec<String> = TOGETHER
+        .iter()
+        .filter(|(case, _)| !same.contains(case))
+        .flat_map(|(case, but)| but.iter().map(move |name| format!("{case}/{name}")))
+        .collect();
+    let but: Vec<&str> = but.iter().map(String::as_str).collect();
+    for (case, but) in [&[("together", &but[..])], ALONE].concat() {
         let name = format!("case:{case}");
-        let but = if same.contains(case) { &[] } else { *but };
         assert_same_but(case, &theirs(&name), &view_of(store, &name), but);
     }
 }
 
 pub fn layers_in_docker() {
     let docker = Docker::shared();
-    let (store, archive) = loaded(CASES.iter().map(|(case, _)| *case));
+    let (store, archive) = all_loaded();
     docker.run(&["load", "-q", "-i", arg(&archive)]).ok();
     check(&store, &[], |name| docker.tree(name));
     // And as Docker saves them; one it cannot, for it looks for its files below the link.
     let saved = store.beside("saved.tar");
-    let cases = CASES.iter().map(|(case, _)| *case);
-    let names: Vec<String> = cases
-        .filter(|case| *case != "under_a_link_of_its_layer")
-        .map(|case| format!("case:{case}"))
-        .collect();
+    let mut names: Vec<String> = all().into_iter().map(|(_, tag)| tag).collect();
+    names.retain(|name| name != "case:under_a_link_of_its_layer");
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     docker
         .run(&[&["save", "-o", arg(&saved)], &names[..]].concat())
@@ -148,7 +172,7 @@ pub fn layers_in_docker() {
 
 pub fn layers_in_podman() {
     let podman = Podman::new();
-    let (store, archive) = loaded(CASES.iter().map(|(case, _)| *case));
+    let (store, archive) = all_loaded();
     podman.run(&["load", "-q", "-i", arg(&archive)]).ok();
     check(&store, &["hard_links_without_capabilities"], |name| {
         podman.tree(name)
@@ -158,7 +182,7 @@ pub fn layers_in_podman() {
 /// Where Podman applies one layer over the other (vfs), and so takes no help of overlayfs.
 pub fn layers_in_podman_on_vfs() {
     let podman = Podman::on("vfs");
-    let (store, archive) = loaded(OPAQUE_ROOTS.iter().copied());
+    let (store, archive) = loaded(OPAQUE_ROOTS);
     podman.run(&["load", "-q", "-i", arg(&archive)]).ok();
     for case in OPAQUE_ROOTS {
         let name = format!("case:{case}");
@@ -171,7 +195,7 @@ pub fn layers_in_podman_on_vfs() {
 /// The last entry of a name wins, and a whiteout hides what is below, wherever it stands.
 pub fn layers_that_docker_refuses() {
     let docker = Docker::shared();
-    let (store, _) = loaded(REFUSED.iter().copied());
+    let (store, _) = loaded(REFUSED);
     let dir = scratch();
     Run::of(python().arg("--layers").arg(dir.path()).args(REFUSED)).ok();
     for case in REFUSED {

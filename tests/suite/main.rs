@@ -26,6 +26,7 @@ mod cp;
 mod crash;
 mod demo;
 mod exact;
+mod exact_images;
 mod exact_support;
 mod exact_trees;
 mod fsck;
@@ -356,6 +357,8 @@ fn cases() -> Vec<Case> {
         cases!([podman, docker].concat() => archives_tools::{docker}),
         cases!([BESIDE_OVERLAY, docker, python].concat() => exact::{layers_in_docker}),
         cases!([podman, VIEW, python].concat() => exact::{layers_in_podman, layers_in_podman_on_vfs}),
+        cases!([podman, VIEW, docker].concat() => exact_images::{of_this_machine}),
+        cases!([VIEW, python, skopeo, &[Need::Tool("umoci")]].concat() => exact_images::{of_128_layers}),
         cases!([VIEW, tree].concat() => exact_trees::{by_gnu_tar}),
         cases!([VIEW, tree, &[Need::Tool("bsdtar")]].concat() => exact_trees::{by_bsdtar}),
         cases!([BESIDE_OVERLAY, docker, tree].concat() => exact_trees::{in_docker}),

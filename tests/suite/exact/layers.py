@@ -1,7 +1,9 @@
 """Layers written by Python's tarfile, one entry after the other in the order that a case wants. Each case is an image
-with the tag case:NAME. Arguments: a docker-archive to write, and the cases that go into it. With --layers in front:
-a directory, and cases whose layers are written there as NAME.0.tar, NAME.1.tar, ..."""
+with the tag case:NAME. Arguments: a docker-archive to write, and the cases that go into it; several joined by + are
+one image, in which each has a directory with its name. With --layers in front: a directory, and cases whose layers
+are written there as NAME.0.tar, NAME.1.tar, ..."""
 
+import copy
 import hashlib
 import io
 import json
@@ -15,12 +17,11 @@ ROOTED_CAPABILITY = bytes.fromhex("010000030020000000000000000000000000000000100
 
 
 class Layer:
-    """The tar of a layer, as it grows. Every entry has a time of its own."""
+    """The entries of a layer. Each has a time of its own."""
 
-    def __init__(self, format=tarfile.PAX_FORMAT, **options):
-        self.bytes = io.BytesIO()
-        options.setdefault("errors", "surrogateescape")
-        self.tar = tarfile.open(fileobj=self.bytes, mode="w", format=format, **options)
+    def __init__(self, format=tarfile.PAX_FORMAT, pax_headers={}):
+        self.format, self.global_headers = format, pax_headers
+        self.entries = []
         self.time = 1_000_000_000
         self.files = {}
 
@@ -32,7 +33,7 @@ class Layer:
             setattr(entry, field, value)
         for key, value in xattrs.items():
             entry.pax_headers["SCHILY.xattr." + key] = value.decode("utf-8", "surrogateescape")
-        self.tar.addfile(entry, io.BytesIO(data))
+        self.entries.append((entry, data, self.format))
         self.files[name] = entry
         return self
 
@@ -60,8 +61,28 @@ class Layer:
         return self.file(f"{name}/.wh..wh..opq" if name else ".wh..wh..opq")
 
     def done(self):
-        self.tar.close()
-        return self.bytes.getvalue()
+        out = io.BytesIO()
+        options = {"errors": "surrogateescape", "pax_headers": self.global_headers}
+        with tarfile.open(fileobj=out, mode="w", **options) as tar:
+            for entry, data, tar.format in self.entries:
+                tar.addfile(entry, io.BytesIO(data))
+        return out.getvalue()
+
+    def take(self, other, directory):
+        """Adds what another has, in this directory."""
+        for entry, data, format in other.entries:
+            entry = copy.copy(entry)
+            entry.name = inside(directory, entry.name)
+            if entry.islnk() or entry.issym() and entry.linkname.startswith("/"):
+                entry.linkname = inside(directory, entry.linkname)
+            self.entries.append((entry, data, format))
+
+
+def inside(directory, name):
+    for start in ["/", "./"]:
+        if name.startswith(start):
+            return start + directory + "/" + name.removeprefix(start)
+    return directory + "/" + name
 
 
 def case(make):
@@ -386,21 +407,35 @@ def add(tar, name, data):
     tar.addfile(entry, io.BytesIO(data))
 
 
+def image(names):
+    """The tag and the layers of a case, or of several together."""
+    if "+" not in names:
+        return names, CASES[names]()
+    together = []
+    for name in names.split("+"):
+        for n, layer in enumerate(CASES[name]()):
+            if n == len(together):
+                together.append(Layer())
+            together[n].take(layer, name)
+    return "together", together
+
+
 def write(path, names):
     """A docker-archive as Docker's classic store writes them."""
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
     manifest, files = [], {}
     for name in names:
-        blobs = [layer.done() for layer in CASES[name]()]
+        tag, layers = image(name)
+        blobs = [layer.done() for layer in layers]
         ids = [hashlib.sha256(blob).hexdigest() for blob in blobs]
         diffs = {"type": "layers", "diff_ids": ["sha256:" + id for id in ids]}
-        config = {"architecture": machine, "os": "linux", "config": {"Cmd": [name]}, "rootfs": diffs}
+        config = {"architecture": machine, "os": "linux", "config": {"Cmd": [tag]}, "rootfs": diffs}
         config = json.dumps(config).encode()
         config_name = hashlib.sha256(config).hexdigest() + ".json"
         layers = [id + "/layer.tar" for id in ids]
         files.update(zip(layers, blobs))
         files[config_name] = config
-        manifest.append({"Config": config_name, "RepoTags": ["case:" + name], "Layers": layers})
+        manifest.append({"Config": config_name, "RepoTags": ["case:" + tag], "Layers": layers})
     files["manifest.json"] = json.dumps(manifest).encode()
     with tarfile.open(path, "w") as tar:
         for name, data in files.items():
