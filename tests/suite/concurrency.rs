@@ -7,7 +7,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::{Archive, Built, Run, Store, text, wait_until};
+use crate::harness::{Archive, Built, Layer, Run, Store, text, wait_until};
 use crate::samples::{all_deleted, app, check_app};
 
 fn write_app(store: &Store) -> (String, Built) {
@@ -206,6 +206,49 @@ pub fn a_load_around_a_removal() {
                 store.check_no_layers();
             }
         }
+    }
+}
+
+/// Layers that were there when the load began, and are gone when it has unpacked the one that was not.
+pub fn a_removal_while_a_load_unpacks() {
+    let store = Store::new();
+    let large = Layer::new().file("large", vec![7; 16 << 20]);
+    let (archive, grown) = Archive::of(&app(&["grown:1"]).layer(large));
+    let file = store.beside("grown.tar");
+    archive.write(&file);
+    for mounted in [false, true] {
+        let image = store.load(&app(&["app:1"]));
+        let old = mounted.then(|| store.create_mounted("app:1"));
+        let mut command = store.command(&["load", "-i", file.to_str().unwrap()]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let load = command.spawn().unwrap();
+        wait_until("the layer is being unpacked", || {
+            let staged = fs::read_dir(store.root().join("staging")).unwrap();
+            staged
+                .map(|dir| dir.unwrap().path().join("tree/large"))
+                .any(|path| fs::metadata(path).is_ok_and(|file| file.len() > 0))
+        });
+        // They go: no other image has them yet.
+        let said = store.ok(&["rmi", "-f", "app:1"]);
+        match mounted {
+            false => assert_eq!(said, all_deleted(&image)),
+            true => assert_eq!(said.matches("Deferred: ").count(), 3, "{said}"),
+        }
+        let run = Run::finish(load, "load".to_owned());
+        assert_eq!(run.ok(), "Loaded image: grown:1\n");
+        let (container, view) = store.create_mounted("grown:1");
+        assert_eq!(fs::metadata(view.join("large")).unwrap().len(), 16 << 20);
+        for (container, view) in old.into_iter().chain([(container, view)]) {
+            check_app(&view);
+            store.ok(&["umount", &container]);
+            store.ok(&["rm", &container]);
+        }
+        store.wait_for_servers_to_end();
+        store.check_at_rest();
+        store
+            .run(&["rmi", "grown:1"])
+            .expect(0, &all_deleted(&grown), "");
+        store.check_no_layers();
     }
 }
 

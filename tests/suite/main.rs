@@ -258,7 +258,7 @@ fn cases() -> Vec<Case> {
             first_commands_of_a_new_store, four_loads_of_one_archive, one_name_is_given_once, one_image_is_removed_once, one_container_is_removed_once,
         }),
         cases!(VIEW => concurrency::{
-            loads_against_removals, a_load_around_a_removal, a_load_around_a_load, mounts_against_removals, ten_containers_come_and_go_together,
+            loads_against_removals, a_load_around_a_removal, a_load_around_a_load, a_removal_while_a_load_unpacks, mounts_against_removals, ten_containers_come_and_go_together,
             one_container_is_mounted_once,
         }),
         cases!(VIEW => chaos::{nothing_is_damaged_or_left_over}),
