@@ -71,6 +71,31 @@ const TOGETHER: &[(&str, &[&str])] = &[
 
 /// Those that are about the root or the tar as a whole.
 const ALONE: &[(&str, &[&str])] = &[
+    // They show what is below all the same: overlayfs does not look at its layers' roots.
+    (
+        "opaque_root",
+        &[
+            "d",
+            "d/f",
+            "d/g",
+            "d/sub",
+            "d/sub/deep",
+            "d/sub/deep/f",
+            "d/sub/f",
+            "e",
+            "e/in",
+            "e/in/f",
+            "f",
+            "g",
+            "links",
+            "links/one",
+            "links/two",
+            "loop",
+            "to-d",
+            "to-f",
+            "to-root",
+        ],
+    ),
     ("under_a_link_of_its_layer", &[]),
     // They show the root of the topmost layer, whether its tar has one or not.
     ("the_root_itself", &[""]),

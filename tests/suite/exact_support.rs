@@ -225,6 +225,7 @@ pub fn assert_same_but(what: &str, theirs: &Tree, ours: &Tree, but: &[&str]) {
     }
     let mut but = but.to_vec();
     but.sort_unstable();
+    found.sort();
     assert!(theirs.len() > 1, "{what}: nothing to compare with");
     assert_eq!(found, but, "{what} differs:\n{said}");
 }
