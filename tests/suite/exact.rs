@@ -101,6 +101,7 @@ const ALONE: &[(&str, &[&str])] = &[
     ("the_root_itself", &[""]),
     ("the_root_itself_below", &[""]),
     ("an_empty_layer", &[]),
+    ("a_layer_of_no_bytes", &[]),
     ("global_headers", &[]),
 ];
 

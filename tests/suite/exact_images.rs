@@ -7,8 +7,12 @@ use crate::archives_support::{scratch, shell};
 use crate::exact_support::{Docker, Podman, arg, assert_same_but, view_of};
 use crate::harness::{Run, Store, tree};
 
-/// Fills `$R` with a part of this machine's own system.
+/// Fills `$R` with a part of this machine's own system, or with the one in `LAYERCTL_TEST_ROOT`.
 const SYSTEM: &str = r#"
+    if [ -n "${LAYERCTL_TEST_ROOT:-}" ]; then
+        cp -a "$LAYERCTL_TEST_ROOT/." "$R"
+        exit
+    fi
     mkdir -p "$R/bin" "$R/usr/share"
     cp -a "$(command -v busybox || echo /bin/true)" "$R/bin/busybox"
     cp -a /etc "$R/etc"
@@ -25,9 +29,12 @@ const UPGRADE: &str = r#"
     find etc -type f | sort | awk 'NR % 7 == 0' | head -40 | while read -r f; do
         cp "$f" "$f.new"; echo upgraded >> "$f.new"; mv "$f.new" "$f"
     done
-    rm -rf "usr/share/$(ls usr/share | head -1)"; mkdir -p "usr/share/doc/new"; ln bin/busybox bin/sh
-    mv etc/default etc/moved 2>/dev/null || mkdir etc/moved; rm -f etc/mtab; mkdir etc/mtab; chown 7:8 etc/hostname
-    chmod 4755 bin/busybox
+    rm -rf "usr/share/$(ls usr/share | head -1)"; mkdir -p usr/share/doc/new
+    mv etc/default etc/moved 2>/dev/null || mkdir etc/moved; rm -f etc/mtab; mkdir etc/mtab; touch etc/hostname
+    chown 7:8 etc/hostname; for program in bin/*; do [ -f $program ] && [ ! -L $program ] && break; done
+    ln $program bin/linked; chmod 4755 bin/linked
+    # As a package manager does it, where there is one.
+    [ ! -x usr/bin/dpkg ] || chroot . dpkg --purge --force-all tzdata mount e2fsprogs passwd >/dev/null 2>&1
 "#;
 
 /// Made by Buildah; shown by Podman and Docker.

@@ -78,6 +78,16 @@ class Layer:
             self.entries.append((entry, data, format))
 
 
+class Raw(Layer):
+    """These bytes, whatever they are."""
+
+    def __init__(self, bytes):
+        self.bytes = bytes
+
+    def done(self):
+        return self.bytes
+
+
 def inside(directory, name):
     for start in ["/", "./"]:
         if name.startswith(start):
@@ -373,7 +383,12 @@ def an_empty_attribute():
 
 @case
 def an_empty_layer():
-    return [base(), Layer(), Layer().file("f", b"new")]
+    return [base(), Layer(), Raw(bytes(1024)), Layer().file("f", b"new")]
+
+
+@case
+def a_layer_of_no_bytes():
+    return [base(), Raw(b"")]
 
 
 @case
