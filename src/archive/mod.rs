@@ -37,6 +37,7 @@ mod layer;
 mod oci;
 mod outer;
 pub mod platform;
+pub mod save;
 mod spool;
 pub mod tree_tar;
 pub mod write;

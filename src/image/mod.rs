@@ -8,6 +8,7 @@ pub mod publish;
 pub mod removal;
 pub mod removal_plan;
 pub mod resolve;
+pub mod save;
 pub mod tag;
 
 pub use resolve::{ResolveError, Resolved, resolve};

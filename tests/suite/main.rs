@@ -58,6 +58,7 @@ mod run_terminal;
 mod run_trouble;
 mod safeguards;
 mod samples;
+mod save;
 mod sharing;
 mod syncs;
 mod union;
@@ -477,6 +478,15 @@ fn cases() -> Vec<Case> {
             links_that_come_and_go_do_not_lead_out, a_file_that_cannot_be_written,
         }),
         cases!(STORE => container_files::{renames}),
+        cases!(STORE => save::{
+            comes_back_as_it_went_in,
+            several_images_and_their_tags,
+            refused,
+            what_has_changed_is_not_saved,
+            an_image_that_is_removed_meanwhile,
+            interrupted,
+            many_layers,
+        }),
         cases!(VIEW => container_files::{
             diff_shows_every_kind_of_change, a_created_container_stays_created,
             diff_after_the_image_was_removed, diff_hides_mount_points,
