@@ -154,7 +154,7 @@ fn all() -> Vec<(String, String)> {
 
 /// A store with all of these, and their archive.
 #[track_caller]
-fn all_loaded() -> (Store, PathBuf) {
+pub fn all_loaded() -> (Store, PathBuf) {
     loaded(all().into_iter().map(|(argument, _)| argument))
 }
 

@@ -59,6 +59,7 @@ mod run_trouble;
 mod safeguards;
 mod samples;
 mod save;
+mod save_tools;
 mod sharing;
 mod syncs;
 mod union;
@@ -360,6 +361,10 @@ fn cases() -> Vec<Case> {
         cases!([podman, VIEW, python].concat() => exact::{layers_in_podman, layers_in_podman_on_vfs}),
         cases!([podman, VIEW, docker].concat() => exact_images::{of_this_machine}),
         cases!([VIEW, python, skopeo, &[Need::Tool("umoci")]].concat() => exact_images::{of_128_layers}),
+        cases!([VIEW, python, skopeo].concat() => save_tools::{read_by_skopeo}),
+        cases!([VIEW, python, skopeo, &[Need::Tool("umoci")]].concat() => save_tools::{unpacked_by_umoci_as_before}),
+        cases!([podman, VIEW, python].concat() => save_tools::{read_by_podman}),
+        cases!([BESIDE_OVERLAY, docker, python].concat() => save_tools::{read_by_docker}),
         cases!([VIEW, tree].concat() => exact_trees::{by_gnu_tar}),
         cases!([VIEW, tree, &[Need::Tool("bsdtar")]].concat() => exact_trees::{by_bsdtar}),
         cases!([BESIDE_OVERLAY, docker, tree].concat() => exact_trees::{in_docker}),
