@@ -25,6 +25,10 @@ mod container_files;
 mod cp;
 mod crash;
 mod demo;
+mod exact;
+mod exact_images;
+mod exact_support;
+mod exact_trees;
 mod fsck;
 mod full_disk;
 mod handles;
@@ -56,6 +60,7 @@ mod run_trouble;
 mod safeguards;
 mod samples;
 mod save;
+mod save_tools;
 mod sharing;
 mod syncs;
 mod union;
@@ -122,6 +127,12 @@ fn cases() -> Vec<Case> {
     let docker = &[Need::Tool("docker"), Need::Tool("dockerd")];
     let compressors = &[Need::Tool("gzip"), Need::Tool("xz"), Need::Tool("zstd")];
     let python = &[Need::Tool("python3")];
+    // What `exact_trees` makes its trees and images with.
+    let tree = &[
+        Need::Tool("umoci"),
+        Need::Tool("setfattr"),
+        Need::Tool("setfacl"),
+    ];
     // What `archives_tools` makes its images with.
     let podman = &[
         STORE,
@@ -250,7 +261,7 @@ fn cases() -> Vec<Case> {
             first_commands_of_a_new_store, four_loads_of_one_archive, one_name_is_given_once, one_image_is_removed_once, one_container_is_removed_once,
         }),
         cases!(VIEW => concurrency::{
-            loads_against_removals, mounts_against_removals, ten_containers_come_and_go_together,
+            loads_against_removals, a_load_around_a_removal, a_load_around_a_load, a_removal_while_a_load_unpacks, mounts_against_removals, ten_containers_come_and_go_together,
             one_container_is_mounted_once,
         }),
         cases!(VIEW => chaos::{nothing_is_damaged_or_left_over}),
@@ -347,6 +358,19 @@ fn cases() -> Vec<Case> {
         cases!([podman, skopeo].concat() => archives_tools::{skopeo}),
         cases!([podman, &[Need::Tool("umoci")]].concat() => archives_tools::{umoci_layout}),
         cases!([podman, docker].concat() => archives_tools::{docker}),
+        cases!([BESIDE_OVERLAY, docker, python].concat() => exact::{layers_in_docker}),
+        cases!([podman, VIEW, python].concat() => exact::{layers_in_podman, layers_in_podman_on_vfs}),
+        cases!([podman, VIEW, docker].concat() => exact_images::{of_this_machine}),
+        cases!([VIEW, python, skopeo, &[Need::Tool("umoci")]].concat() => exact_images::{of_128_layers}),
+        cases!([VIEW, python, skopeo].concat() => save_tools::{read_by_skopeo}),
+        cases!([VIEW, python, skopeo, &[Need::Tool("umoci")]].concat() => save_tools::{unpacked_by_umoci_as_before}),
+        cases!([podman, VIEW, python].concat() => save_tools::{read_by_podman}),
+        cases!([BESIDE_OVERLAY, docker, python].concat() => save_tools::{read_by_docker}),
+        cases!([VIEW, tree].concat() => exact_trees::{by_gnu_tar}),
+        cases!([VIEW, tree, &[Need::Tool("bsdtar")]].concat() => exact_trees::{by_bsdtar}),
+        cases!([BESIDE_OVERLAY, docker, tree].concat() => exact_trees::{in_docker}),
+        cases!([podman, VIEW, tree].concat() => exact_trees::{in_podman}),
+        cases!([VIEW, docker, python, &[Need::Tool("umoci")]].concat() => exact::{layers_that_docker_refuses}),
         cases!(STORE => union::{
             an_unlinked_name_and_one_not_looked_up, whiteouts_only_where_needed,
             removed_trees_do_not_come_back, copy_up_keeps_everything,

@@ -14,7 +14,8 @@
 //!
 //! - Nothing outside the directory is touched, whatever the tar says: every path is walked by
 //!   `openat2(RESOLVE_IN_ROOT)`. A symbolic link of the same layer used as a parent is followed inside
-//!   the directory, as Docker does. Names are those of [`name`]; missing parents are made (root's, 0755, time 0).
+//!   the directory, as Docker does. Names are those of [`name`]; missing parents are made (root's, 0755 and
+//!   setgid in a setgid directory, time 0).
 //! - The last entry of a name wins, also when its type changes; a directory over a directory keeps
 //!   what is in it and takes the new metadata.
 //! - A whiteout hides what is in the layers *below*, never what its own layer has, whichever comes first:
