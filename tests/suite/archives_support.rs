@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use layerctl::archive::write::{LayerBuilder, Meta};
-use layerctl::archive::{Archive, ArchiveError, ArchivedImage, Input};
+use layerctl::archive::{Archive, ArchiveError, ArchivedImage, ImageConfig, Input};
 use layerctl::model::DiffId;
 use layerctl::store::unpack::{UnpackError, Unpacked, unpack};
 use tempfile::TempDir;
@@ -91,7 +91,12 @@ pub fn open(path: &Path) -> Result<Archive, ArchiveError> {
 }
 
 pub fn images(path: &Path) -> Result<Vec<ArchivedImage>, ArchiveError> {
-    open(path)?.images()
+    open(path)?.images(&never)
+}
+
+/// What its config says.
+pub fn config(image: &ArchivedImage) -> ImageConfig {
+    ImageConfig::parse(&image.config).unwrap()
 }
 
 /// Unpacks every layer of an image into `into/N`, checking digests, lowest first.
