@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
+use super::ArchiveError;
+use super::images::{Images, MAX_IMAGES};
 use super::json::{self, List, MAX_LAYERS, or_default};
-use super::outer::{Blob, Outer};
-use super::{ArchiveError, ArchivedImage, Images, image};
+use super::outer::Blob;
 use crate::model::{BlobDigest, Reference};
 
 const MANIFEST: &str = "manifest.json";
@@ -21,12 +22,13 @@ struct Item {
     layers: List<String, MAX_LAYERS>,
 }
 
-/// The images of a docker-archive.
-pub(super) fn images(outer: &Outer, manifest: &Blob) -> Result<Vec<ArchivedImage>, ArchiveError> {
-    let text = outer.document(MANIFEST, manifest)?;
-    let items: Option<List<Item, { Images::MOST }>> =
+/// Reads the images of a docker-archive.
+pub(super) fn read(images: &mut Images<'_>, manifest: &Blob) -> Result<(), ArchiveError> {
+    let outer = images.outer;
+    let text = images.document(MANIFEST, manifest, None)?;
+    let items: Option<List<Item, MAX_IMAGES>> =
         json::read(&text).map_err(|reason| outer.bad(MANIFEST, reason))?;
-    let mut images = Images::new(outer);
+    drop(text);
     let mut seen: HashMap<String, usize> = HashMap::new();
     for item in items.unwrap_or_default().0 {
         let tags = item.repo_tags.0.iter().map(|tag| {
@@ -35,25 +37,23 @@ pub(super) fn images(outer: &Outer, manifest: &Blob) -> Result<Vec<ArchivedImage
         });
         let tags = tags.collect::<Result<_, _>>()?;
         if let Some(at) = seen.get(&item.config) {
-            images.tag(*at, tags);
+            images.tag(*at, tags)?;
             continue;
         }
         let blob = outer.need(&item.config, MANIFEST)?;
         // In an archive that is an OCI layout as well, the name is a digest.
-        let config = match digest_in(&item.config) {
-            Some(digest) => outer.checked_document(&item.config, &blob, &digest)?,
-            None => outer.document(&item.config, &blob)?,
-        };
+        let digest = digest_in(&item.config);
+        let config = images.document(&item.config, &blob, digest.as_ref())?;
         let mut layers = Vec::new();
         for name in item.layers.0 {
             let blob = outer.need(&name, MANIFEST)?;
             // Its diff ID says all that a digest could.
             layers.push((name, None, blob));
         }
-        let at = images.add(image(outer, &item.config, config, layers)?, tags)?;
+        let at = images.add(&item.config, config, layers, tags)?;
         seen.insert(item.config, at);
     }
-    Ok(images.list)
+    Ok(())
 }
 
 /// The digest in `blobs/sha256/HEX`.

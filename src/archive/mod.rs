@@ -21,9 +21,10 @@
 //! | what | most |
 //! |---|---|
 //! | layers of an image | 512 |
-//! | a JSON document | 4 MiB |
+//! | a JSON document, all that are read of an archive | 4 MiB, 64 MiB |
 //! | all configs of an archive together | 16 MiB |
-//! | images, and manifests in an index | 1,024, 4,096 |
+//! | images, their layers together, their tags together | 1,024, 32,768, 16,384 |
+//! | manifests in an index | 4,096 |
 //! | entries of the outer tar, bytes of their names | 65,536, 8 MiB |
 //! | indexes in one another | 4 |
 //! | window of zstd, memory of xz | 64 MiB, 80 MiB |
@@ -32,11 +33,13 @@ pub mod config;
 mod decode;
 mod docker;
 mod error;
+mod images;
 mod json;
 mod layer;
 mod oci;
 mod outer;
 pub mod platform;
+mod root_tar;
 pub mod save;
 mod spool;
 pub mod tree_tar;
@@ -47,8 +50,10 @@ use std::path::{Path, PathBuf};
 pub use config::ImageConfig;
 pub use error::ArchiveError;
 pub use layer::LayerReader;
+pub use root_tar::RootTar;
 
 use crate::model::{BlobDigest, DiffId, ImageId, Reference};
+use images::Images;
 use outer::{Blob, Outer};
 use platform::Platform;
 
@@ -75,11 +80,11 @@ pub struct ArchivedImage {
     pub id: ImageId,
     /// The config, byte for byte.
     pub config: Vec<u8>,
-    /// The same, read.
-    pub parsed: ImageConfig,
+    /// When it was made, as the config has it (RFC 3339), or empty.
+    pub created: String,
     /// Its names, each once, in the archive's order; there may be none.
     pub tags: Vec<Reference>,
-    /// As many as `parsed.diff_ids`, the lowest first.
+    /// As many as the config has diff IDs, the lowest first.
     pub layers: Vec<ArchivedLayer>,
 }
 
@@ -88,7 +93,7 @@ pub struct ArchivedImage {
 pub struct ArchivedLayer {
     /// What the config says that the digest of its uncompressed tar is: to be compared after unpacking.
     pub diff_id: DiffId,
-    /// Its name in the archive, for messages.
+    /// Its name in the archive as messages show it: on one line, not without end.
     pub name: String,
     /// Its bytes as stored, maybe compressed: what there is to read, for bars.
     pub stored_size: u64,
@@ -110,23 +115,21 @@ impl Archive {
     }
 
     /// Every image for this machine, in the archive's order. One that comes several times is there once, with all
-    /// its tags. Never empty: an archive without an image is [`ArchiveError::NoImage`].
-    pub fn images(&self) -> Result<Vec<ArchivedImage>, ArchiveError> {
-        self.images_for(&Platform::host())
-    }
-
-    /// As [`images`](Archive::images), for a machine of another platform.
-    pub fn images_for(&self, platform: &Platform) -> Result<Vec<ArchivedImage>, ArchiveError> {
+    /// its tags. Never empty: an archive without an image is [`ArchiveError::NoImage`]. `cancel` is asked before
+    /// every document; [`ArchiveError::Interrupted`] when it says true.
+    pub fn images(&self, cancel: &dyn Fn() -> bool) -> Result<Vec<ArchivedImage>, ArchiveError> {
         if self.outer.is_dir_transport() {
             return Err(self.outer.dir_transport());
         }
-        let images = if let Some(manifest) = self.outer.find("manifest.json")? {
-            docker::images(&self.outer, &manifest)?
+        let mut images = Images::new(&self.outer, cancel);
+        if let Some(manifest) = self.outer.find("manifest.json")? {
+            docker::read(&mut images, &manifest)?;
         } else if let Some(index) = self.outer.find("index.json")? {
-            oci::images(&self.outer, &index, platform)?
+            oci::read(&mut images, &index, &Platform::host())?;
         } else {
             return Err(self.outer.not_an_archive());
-        };
+        }
+        let images = images.into_list();
         match images.is_empty() {
             true => Err(ArchiveError::NoImage {
                 archive: self.outer.label().to_owned(),
@@ -138,86 +141,5 @@ impl Archive {
     /// The uncompressed tar of a layer, from its start. Several may be open at once, also on several threads.
     pub fn open_layer(&self, layer: &ArchivedLayer) -> Result<LayerReader, ArchiveError> {
         LayerReader::open(self.outer.label(), layer)
-    }
-}
-
-/// What the two formats have in common: an image from the bytes of its config.
-fn image(
-    outer: &Outer,
-    config_name: &str,
-    config: Vec<u8>,
-    layers: Vec<(String, Option<BlobDigest>, Blob)>,
-) -> Result<ArchivedImage, ArchiveError> {
-    let parsed = ImageConfig::parse(&config).map_err(|reason| outer.bad(config_name, reason))?;
-    if parsed.diff_ids.len() != layers.len() {
-        return Err(outer.bad(
-            config_name,
-            format!(
-                "the config has {} diff IDs, the manifest {} layers",
-                parsed.diff_ids.len(),
-                layers.len()
-            ),
-        ));
-    }
-    let layers = parsed.diff_ids.iter().zip(layers);
-    Ok(ArchivedImage {
-        id: ImageId::of(&config),
-        layers: layers
-            .map(|(diff_id, (name, digest, blob))| ArchivedLayer {
-                diff_id: diff_id.clone(),
-                name,
-                stored_size: blob.size,
-                digest,
-                blob,
-            })
-            .collect(),
-        parsed,
-        config,
-        tags: Vec::new(),
-    })
-}
-
-/// The images found so far.
-struct Images<'a> {
-    outer: &'a Outer,
-    list: Vec<ArchivedImage>,
-    config_bytes: usize,
-}
-
-impl<'a> Images<'a> {
-    const MOST: usize = 1024;
-    const MOST_BYTES: usize = 16 << 20;
-
-    fn new(outer: &'a Outer) -> Images<'a> {
-        Images {
-            outer,
-            list: Vec::new(),
-            config_bytes: 0,
-        }
-    }
-
-    /// Adds an image, or its tags if it is there already.
-    fn add(&mut self, image: ArchivedImage, tags: Vec<Reference>) -> Result<usize, ArchiveError> {
-        let at = match self.list.iter().position(|i| i.id == image.id) {
-            Some(at) => at,
-            None => {
-                self.config_bytes += image.config.len();
-                if self.list.len() == Self::MOST || self.config_bytes > Self::MOST_BYTES {
-                    return Err(self.outer.bad("", "too many images".to_owned()));
-                }
-                self.list.push(image);
-                self.list.len() - 1
-            }
-        };
-        self.tag(at, tags);
-        Ok(at)
-    }
-
-    fn tag(&mut self, at: usize, tags: Vec<Reference>) {
-        for tag in tags {
-            if !self.list[at].tags.contains(&tag) {
-                self.list[at].tags.push(tag);
-            }
-        }
     }
 }

@@ -3,13 +3,16 @@
 //! [Image index](https://github.com/opencontainers/image-spec/blob/main/image-index.md),
 //! [manifest](https://github.com/opencontainers/image-spec/blob/main/manifest.md), and Docker's equivalents of both.
 
+use std::collections::HashMap;
+
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use super::ArchiveError;
+use super::images::Images;
 use super::json::{self, List, MAX_LAYERS, or_default};
 use super::outer::{Blob, Outer};
 use super::platform::Platform;
-use super::{ArchiveError, ArchivedImage, Images, image};
 use crate::model::{BlobDigest, Reference};
 
 const INDEX: &str = "index.json";
@@ -164,48 +167,55 @@ fn best(mut descriptors: Vec<Descriptor>, host: &Platform) -> Result<Vec<Descrip
     Ok(descriptors)
 }
 
-/// The images of an OCI layout.
-pub(super) fn images(
-    outer: &Outer,
+/// Reads the images of an OCI layout.
+pub(super) fn read(
+    images: &mut Images<'_>,
     index: &Blob,
     host: &Platform,
-) -> Result<Vec<ArchivedImage>, ArchiveError> {
-    check_layout(outer)?;
-    let text = outer.document(INDEX, index)?;
+) -> Result<(), ArchiveError> {
+    let outer = images.outer;
+    check_layout(images)?;
+    let text = images.document(INDEX, index, None)?;
     let document: Document = json::read(&text).map_err(|reason| outer.bad(INDEX, reason))?;
+    drop(text);
     let Some(list) = document.manifests else {
         return Err(outer.bad(INDEX, "no manifests in it".to_owned()));
     };
     let mut reader = Reader {
         outer,
         host,
-        images: Images::new(outer),
+        images,
+        known: HashMap::new(),
     };
     // Each name is an image of its own, maybe for several platforms.
     let mut groups: Vec<(Option<String>, Vec<Descriptor>)> = Vec::new();
+    let mut places: HashMap<Option<String>, usize> = HashMap::new();
     for descriptor in list.0 {
         let name = descriptor.tag().map(str::to_owned);
-        match groups.iter_mut().find(|(n, _)| *n == name) {
-            Some((_, group)) => group.push(descriptor),
-            None => groups.push((name, vec![descriptor])),
+        match places.get(&name) {
+            Some(at) => groups[*at].1.push(descriptor),
+            None => {
+                places.insert(name.clone(), groups.len());
+                groups.push((name, vec![descriptor]));
+            }
         }
     }
     for (name, group) in groups {
-        let tags = match &name {
+        let tags: Vec<Reference> = match &name {
             None => Vec::new(),
-            Some(tag) => vec![
-                tag.parse::<Reference>()
-                    .map_err(|source| outer.bad_tag(tag, source))?,
-            ],
+            Some(tag) => vec![tag.parse().map_err(|source| outer.bad_tag(tag, source))?],
         };
         for descriptor in reader.choose(group)? {
-            reader.descend(&descriptor, INDEX, &tags, 0)?;
+            if let Some(at) = reader.descend(&descriptor, INDEX, 0)? {
+                reader.images.tag(at, tags.clone())?;
+            }
         }
     }
-    Ok(reader.images.list)
+    Ok(())
 }
 
-fn check_layout(outer: &Outer) -> Result<(), ArchiveError> {
+fn check_layout(images: &mut Images<'_>) -> Result<(), ArchiveError> {
+    let outer = images.outer;
     #[derive(Deserialize, Default)]
     #[serde(default, rename_all = "camelCase")]
     struct Layout {
@@ -216,7 +226,7 @@ fn check_layout(outer: &Outer) -> Result<(), ArchiveError> {
     let Some(blob) = outer.find(NAME)? else {
         return Ok(());
     };
-    let text = outer.document(NAME, &blob)?;
+    let text = images.document(NAME, &blob, None)?;
     let layout: Layout = json::read(&text).map_err(|reason| outer.bad(NAME, reason))?;
     match layout.image_layout_version.starts_with("1.") {
         true => Ok(()),
@@ -230,13 +240,16 @@ fn check_layout(outer: &Outer) -> Result<(), ArchiveError> {
     }
 }
 
-struct Reader<'a> {
+struct Reader<'r, 'a> {
     outer: &'a Outer,
-    host: &'a Platform,
-    images: Images<'a>,
+    host: &'r Platform,
+    images: &'r mut Images<'a>,
+    /// What descriptors led to before, by media type, digest and size: an index of a few megabytes can name one
+    /// other thousands of times.
+    known: HashMap<(String, String, Option<u64>), Option<usize>>,
 }
 
-impl Reader<'_> {
+impl Reader<'_, '_> {
     fn choose(&self, group: Vec<Descriptor>) -> Result<Vec<Descriptor>, ArchiveError> {
         best(group, self.host).map_err(|found| ArchiveError::Platform {
             archive: self.outer.label().to_owned(),
@@ -270,21 +283,44 @@ impl Reader<'_> {
         Ok((name, digest, blob))
     }
 
+    /// The place of the image that a descriptor in `by` leads to; `None` where an index has nothing but
+    /// attestations.
     fn descend(
         &mut self,
         descriptor: &Descriptor,
         by: &str,
-        tags: &[Reference],
         depth: usize,
-    ) -> Result<(), ArchiveError> {
+    ) -> Result<Option<usize>, ArchiveError> {
+        let Descriptor {
+            media_type,
+            digest,
+            size,
+            ..
+        } = descriptor;
+        let key = (media_type.clone(), digest.clone(), *size);
+        if let Some(at) = self.known.get(&key) {
+            return Ok(*at);
+        }
+        let at = self.descend_anew(descriptor, by, depth)?;
+        self.known.insert(key, at);
+        Ok(at)
+    }
+
+    fn descend_anew(
+        &mut self,
+        descriptor: &Descriptor,
+        by: &str,
+        depth: usize,
+    ) -> Result<Option<usize>, ArchiveError> {
         let role = descriptor
             .role()
             .map_err(|reason| self.outer.bad(by, reason))?;
         let (name, digest, blob) = self.blob(descriptor, by)?;
-        let text = self.outer.checked_document(&name, &blob, &digest)?;
+        let text = self.images.document(&name, &blob, Some(&digest))?;
         let bad = |reason: &str| self.outer.bad(&name, reason.to_owned());
         let document: Document =
             json::read(&text).map_err(|reason| self.outer.bad(&name, reason))?;
+        drop(text);
         if document.schema_version == Some(1) || document.fs_layers.is_some() {
             return Err(bad(
                 "a manifest of Docker's schema 1, which is not supported",
@@ -315,8 +351,8 @@ impl Reader<'_> {
                 }
                 // All of them are one image, for one platform each.
                 return match self.choose(list.0)?.first() {
-                    Some(chosen) => self.descend(chosen, &name, tags, depth + 1),
-                    None => Ok(()),
+                    Some(chosen) => self.descend(chosen, &name, depth + 1),
+                    None => Ok(None),
                 };
             }
             (Role::Index, _) => return Err(bad("an index without manifests")),
@@ -325,7 +361,8 @@ impl Reader<'_> {
         let Some(config) = document.config else {
             return Err(bad("a manifest without a config"));
         };
-        self.manifest(&name, &config, document.layers.unwrap_or_default().0, tags)
+        let layers = document.layers.unwrap_or_default().0;
+        self.manifest(&name, &config, layers).map(Some)
     }
 
     fn manifest(
@@ -333,8 +370,7 @@ impl Reader<'_> {
         name: &str,
         config: &Descriptor,
         layers: Vec<Descriptor>,
-        tags: &[Reference],
-    ) -> Result<(), ArchiveError> {
+    ) -> Result<usize, ArchiveError> {
         if !matches!(
             config.media_type.as_str(),
             "application/vnd.oci.image.config.v1+json"
@@ -347,7 +383,7 @@ impl Reader<'_> {
             ));
         }
         let (config_name, digest, blob) = self.blob(config, name)?;
-        let config = self.outer.checked_document(&config_name, &blob, &digest)?;
+        let config = self.images.document(&config_name, &blob, Some(&digest))?;
         let mut found = Vec::new();
         for layer in layers {
             if !is_layer(&layer.media_type) {
@@ -359,8 +395,7 @@ impl Reader<'_> {
             let (layer_name, digest, blob) = self.blob(&layer, name)?;
             found.push((layer_name, Some(digest), blob));
         }
-        let image = image(self.outer, &config_name, config, found)?;
-        self.images.add(image, tags.to_vec()).map(|_| ())
+        self.images.add(&config_name, config, found, Vec::new())
     }
 }
 

@@ -85,7 +85,7 @@ pub fn load(
     cancel: Cancel<'_>,
 ) -> Result<Vec<Loaded>, LoadError> {
     let archive = Archive::open(input, &store.staging(), cancel)?;
-    let images = archive.images()?;
+    let images = archive.images(cancel)?;
     let newcomers = newcomers(store, &images)?;
     let mut staged: BTreeMap<DiffId, Staged> = BTreeMap::new();
     loop {
@@ -115,7 +115,7 @@ fn newcomers(store: &Store, images: &[ArchivedImage]) -> Result<Vec<Newcomer>, S
     let newcomer = |image: &ArchivedImage| {
         Ok(Newcomer {
             id: image.id.clone(),
-            created: image.parsed.created.clone(),
+            created: image.created.clone(),
             config: unnamed_config(store, &image.config)?,
             diffs: image.layers.iter().map(|l| l.diff_id.clone()).collect(),
             tags: image.tags.clone(),

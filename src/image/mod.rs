@@ -3,6 +3,7 @@
 pub mod change;
 pub mod commit;
 pub mod config;
+pub mod import;
 pub mod load;
 pub mod publish;
 pub mod removal;

@@ -7,6 +7,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::tar::shown;
+
 /// What is wrong with the text of a reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseReferenceError {
@@ -107,9 +109,11 @@ pub fn familiar(name: &str) -> Result<String, ParseReferenceError> {
         _ => (None, name),
     };
     if has_upper(path) {
+        // It may come from an archive, with any characters and of any length.
+        let path = shown(path.as_bytes());
         return Err(ParseReferenceError::Uppercase(match domain {
             None if !path.contains('/') => format!("library/{path}"),
-            _ => path.to_owned(),
+            _ => path,
         }));
     }
     if !path.split('/').all(is_path_component) || !domain.is_none_or(is_domain) {

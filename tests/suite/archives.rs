@@ -5,7 +5,9 @@ use std::os::unix::fs::MetadataExt as _;
 
 use layerctl::archive::write::{DockerArchive, ImageSpec, Layer as Tar, LayerBuilder, Meta};
 
-use crate::archives_support::{diff_id, images, open, scratch, tree, unpack_bytes, unpack_image};
+use crate::archives_support::{
+    config, diff_id, images, never, open, scratch, tree, unpack_bytes, unpack_image,
+};
 
 fn m(mode: u32) -> Meta {
     Meta::mode(mode)
@@ -394,16 +396,16 @@ pub fn what_we_write_we_read() {
     let path = dir.path().join("a.tar");
     fs::write(&path, bytes).unwrap();
     let archive = open(&path).unwrap();
-    let images = archive.images().unwrap();
+    let images = archive.images(&never).unwrap();
     assert_eq!(images.len(), 3);
     assert_eq!(images[0].id, id);
     let tags: Vec<String> = images[0].tags.iter().map(ToString::to_string).collect();
     assert_eq!(tags, ["demo:1", "localhost:5000/demo:2"]);
     assert_eq!(
-        images[0].parsed.config.cmd.as_deref(),
+        config(&images[0]).config.cmd.as_deref(),
         Some(&["sh".to_owned()][..])
     );
-    assert_eq!(images[0].parsed.history[1].created_by, "RUN rm");
+    assert_eq!(config(&images[0]).history[1].created_by, "RUN rm");
     let dirs = unpack_image(&archive, &images[0], &dir.path().join("layers"));
     assert_eq!(fs::read(dirs[0].join("etc/a")).unwrap(), b"a");
     assert!(images[2].layers.is_empty());
@@ -422,7 +424,7 @@ pub fn whole_archive_compressed() {
     fs::write(dir.path().join("a.tar.bz2"), bzip2).unwrap();
     for name in ["a.tar.gz", "a.tar.xz", "a.tar.zst"] {
         let archive = open(&dir.path().join(name)).unwrap();
-        let found = archive.images().unwrap();
+        let found = archive.images(&never).unwrap();
         assert_eq!(found[0].id, id, "{name}");
         unpack_image(
             &archive,

@@ -11,7 +11,7 @@ use layerctl::model::BlobDigest;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::archives_support::{f, images, never, open, scratch, some_layer};
+use crate::archives_support::{config, f, images, never, open, scratch, some_layer};
 use crate::harness::{self, Image, Layer, Run, Store, noise};
 
 /// A tar of these files.
@@ -101,6 +101,14 @@ pub fn docker_archives() {
             json!([{"Config": "c.json", "RepoTags": ["a@sha256:0"], "Layers": ["l"]}]),
             &["a@sha256:0"],
         ),
+        (
+            json!([{"Config": "c.json", "RepoTags": ["A\n\u{1b}[2J"], "Layers": ["l"]}]),
+            &["A\\n\\u{1b}[2J", "lowercase"],
+        ),
+        (
+            json!([{"Config": "c.json", "RepoTags": ["A".repeat(1 << 20)], "Layers": ["l"]}]),
+            &["AAA…"],
+        ),
     ] {
         refused(&manifest.to_string(), &with(manifest), parts);
     }
@@ -152,7 +160,7 @@ pub fn links_between_layers() {
     };
     let (dir, path) = saved(&make(&["aa/layer.tar", "bb/layer.tar", "./cc/layer.tar"]));
     let archive = open(&path).unwrap();
-    let found = archive.images().unwrap();
+    let found = archive.images(&never).unwrap();
     crate::archives_support::unpack_image(&archive, &found[0], &dir.path().join("l"));
     for (bad, why) in [
         ("round/1", "circle"),
@@ -330,7 +338,7 @@ pub fn oci_layouts() {
         bad.files[n].1[last] ^= 1;
         let (_dir, path) = saved(&bad.tar(std::slice::from_ref(&good)));
         let archive = open(&path).unwrap();
-        match archive.images() {
+        match archive.images(&never) {
             Err(e) => assert!(
                 e.to_string().contains(&format!("{name}: wrong digest")),
                 "{e}"
@@ -403,7 +411,7 @@ pub fn oci_platforms() {
         images(&path)
             .unwrap()
             .into_iter()
-            .map(|i| i.parsed.author)
+            .map(|i| config(&i).author)
             .collect()
     };
     assert_eq!(

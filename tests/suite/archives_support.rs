@@ -3,22 +3,19 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Read;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use layerctl::archive::write::{LayerBuilder, Meta};
-use layerctl::archive::{Archive, ArchiveError, ArchivedImage, Input};
-use layerctl::model::digest::DigestWriter;
-use layerctl::model::tar_split::{TarSplitReader, TarSplitWriter};
-use layerctl::model::{BlobDigest, DiffId};
-use layerctl::store::tar_split::join;
-use layerctl::store::unpack::{UnpackError, Unpacked, split_again, unpack};
+use layerctl::archive::{Archive, ArchiveError, ArchivedImage, ImageConfig, Input};
+use layerctl::model::DiffId;
+use layerctl::store::unpack::{UnpackError, Unpacked};
 use tempfile::TempDir;
 
+use crate::fuzz_checks::unpack::unpack_and_join;
 pub use crate::harness::disk::temp_dir as scratch;
 use crate::harness::{Overlay, Run};
 
@@ -89,34 +86,18 @@ pub fn unpack_bytes(tar: &[u8]) -> Result<Layer, UnpackError> {
     unpacked.map(|unpacked| Layer { dir, unpacked })
 }
 
-/// Unpacks a layer, and makes the same tar of what it was unpacked into.
-fn unpack_and_join<R: Read + Send>(
-    open: impl Fn() -> R,
-    tree: BorrowedFd<'_>,
-) -> Result<Unpacked, UnpackError> {
-    let mut split = TarSplitWriter::new(Vec::new());
-    let unpacked = unpack(open(), tree, &mut split, &never)?;
-    if unpacked.has_replaced {
-        split = TarSplitWriter::new(Vec::new());
-        let again = split_again(open(), tree, &mut split, &never)?;
-        assert_eq!(again, unpacked.diff_id);
-    }
-    let split = split.finish().unwrap();
-    let mut joined = DigestWriter::new(std::io::sink());
-    join(TarSplitReader::new(split.as_slice()), tree, &mut joined).unwrap();
-    let (_, joined, _) = joined.finish();
-    let wanted = BlobDigest::of_layer(&unpacked.diff_id);
-    assert_eq!(joined, wanted, "made again it is another tar");
-    Ok(unpacked)
-}
-
 pub fn open(path: &Path) -> Result<Archive, ArchiveError> {
     let spool = path.parent().unwrap();
     Archive::open(Input::Path(path.to_owned()), spool, &never)
 }
 
 pub fn images(path: &Path) -> Result<Vec<ArchivedImage>, ArchiveError> {
-    open(path)?.images()
+    open(path)?.images(&never)
+}
+
+/// What its config says.
+pub fn config(image: &ArchivedImage) -> ImageConfig {
+    ImageConfig::parse(&image.config).unwrap()
 }
 
 /// Unpacks every layer of an image into `into/N`, checking digests, lowest first.

@@ -31,8 +31,16 @@ mod exact_support;
 mod exact_trees;
 mod fsck;
 mod full_disk;
+mod fuzz;
+#[path = "../fuzz/checks/mod.rs"]
+mod fuzz_checks;
 mod handles;
 mod harness;
+mod hostile_cuts;
+mod hostile_layers;
+mod hostile_support;
+mod hostile_tars;
+mod import;
 mod index;
 mod interrupts;
 mod listing;
@@ -346,6 +354,20 @@ fn cases() -> Vec<Case> {
             oci_links_out_of_the_layout, outer_tars, memory_stays_bounded, the_largest_window_fits,
             a_compressed_layer_of_another_digest,
         }),
+        cases!(&[] => fuzz::{seeds_are_in_the_corpus, tar_entries, pax, manifests, configs, indexes}),
+        cases!(STORE => fuzz::{unpacking}),
+        cases!(STORE => hostile_tars::{
+            a_size_in_a_pax_header_wins, a_size_of_zero_in_a_pax_header_wins,
+            a_pax_header_does_not_belong_to_what_is_between,
+            a_directory_over_a_link_changes_nothing_elsewhere, what_has_no_data_has_none,
+            sizes_that_lie, holes_without_end, an_outer_tar_that_disagrees,
+        }),
+        cases!(STORE => hostile_cuts::{a_cut_archive, a_cut_layer}),
+        cases!(STORE => hostile_layers::{a_link_of_the_same_layer_as_a_directory, hard_links_across_layers}),
+        cases!(VIEW => hostile_layers::{
+            a_link_of_the_layer_below_as_a_directory, types_that_change, whiteouts_with_odd_names,
+            device_nodes,
+        }),
         cases!(STORE => archives_layers::{
             refused_entries, contained_entries, truncated_layers, mutated_layers, cancelled,
         }),
@@ -483,6 +505,8 @@ fn cases() -> Vec<Case> {
             links_that_come_and_go_do_not_lead_out, a_file_that_cannot_be_written,
         }),
         cases!(STORE => container_files::{renames}),
+        cases!(STORE => import::{with_options, refused, interrupted}),
+        cases!(VIEW => import::{of_every_form}),
         cases!(STORE => save::{
             comes_back_as_it_went_in,
             several_images_and_their_tags,

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use rustix::mount::{UnmountFlags, unmount};
 use tempfile::TempDir;
 
-use crate::archives_support::{assert_same, open, overlay_of, scratch, shell, tree, unpack_image};
+use crate::archives_support::{
+    assert_same, never, open, overlay_of, scratch, shell, tree, unpack_image,
+};
 use crate::harness::process::users_of;
 use crate::harness::store::{LAYERCTL, mounts_below};
 use crate::harness::wait_until;
@@ -76,7 +78,7 @@ impl Storage {
     /// What an image shows after each of its layers, from the lowest to all of them.
     fn layers_of(&self, archive: &str) -> Vec<BTreeMap<String, String>> {
         let archive = open(&self.at(archive)).unwrap();
-        let images = archive.images().unwrap();
+        let images = archive.images(&never).unwrap();
         let into = scratch();
         let dirs = unpack_image(&archive, &images[0], into.path());
         (1..=dirs.len())

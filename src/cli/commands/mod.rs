@@ -14,6 +14,7 @@ pub mod fsck;
 pub mod gc;
 pub mod history;
 pub mod images;
+pub mod import;
 pub mod inspect;
 pub mod kill;
 pub mod layers;

@@ -93,6 +93,10 @@ fn inodes<B: AsRef<[u8]>>(index: &Index<B>) -> Result<(), IndexError> {
             let layers_own = inode.opaque || inode.kind == Kind::Whiteout;
             require(!layers_own, "a merged one that hides something")?;
         }
+        require(
+            inode.kind == Kind::Directory || !inode.opaque,
+            "something opaque that is no directory",
+        )?;
         match inode.kind {
             Kind::Directory => {
                 let (first, count) = record.range();

@@ -358,6 +358,27 @@ fn every_flipped_bit_and_every_truncation_is_refused() {
     assert_eq!(Index::open([]).err(), Some(IndexError::NotAnIndex));
 }
 
+/// Whether a file is opaque asks nobody until layers are merged, and then it must not be.
+#[test]
+fn nothing_but_a_directory_is_opaque() {
+    let root = inode(Kind::Directory);
+    for (kind, opaque, is_right) in [
+        (Kind::Directory, true, true),
+        (Kind::File, false, true),
+        (Kind::File, true, false),
+        (Kind::Whiteout, true, false),
+    ] {
+        let mut builder = Builder::new(Scope::Layer, vec![diff(1)], &root, []);
+        let entry = Inode {
+            opaque,
+            ..inode(kind)
+        };
+        builder.add(0, b"x", &entry, b"", []).unwrap();
+        let index = Index::open(builder.finish().unwrap());
+        assert_eq!(index.is_ok(), is_right, "{kind:?}");
+    }
+}
+
 /// Writes the checksum that the bytes should have.
 fn fix(bytes: &mut [u8]) {
     if bytes.len() >= HEADER {

@@ -1,5 +1,7 @@
 //! PAX records: `LENGTH KEY=VALUE\n`, where the length counts the whole record in bytes.
 
+use std::collections::HashMap;
+
 use super::{Reason, Time, shown, sparse};
 
 /// More than a file can have: Linux lists at most 64 KiB of their names.
@@ -15,6 +17,8 @@ pub(super) struct Pax {
     pub(super) gid: Option<i64>,
     pub(super) mtime: Option<Time>,
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Where in that list a name is.
+    places: HashMap<Vec<u8>, usize>,
     pub(super) sparse: sparse::Records,
 }
 
@@ -72,7 +76,7 @@ fn put(pax: &mut Pax, key: &[u8], value: &[u8]) -> Result<(), Reason> {
     if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
         let name = percent_decoded(name).ok_or_else(bad)?;
         // Writers of this form often write the other as well; that one is exact.
-        if pax.xattrs.iter().any(|(n, _)| *n == name) {
+        if pax.places.contains_key(&name) {
             return Ok(());
         }
         return set_xattr(pax, name, base64_decoded(value).ok_or_else(bad)?).ok_or_else(bad);
@@ -103,12 +107,13 @@ fn set_xattr(pax: &mut Pax, name: Vec<u8>, value: Vec<u8>) -> Option<()> {
     if name.is_empty() || name.contains(&0) {
         return None;
     }
-    if let Some((_, old)) = pax.xattrs.iter_mut().find(|(n, _)| *n == name) {
-        *old = value;
-    } else if pax.xattrs.len() < MAX_XATTRS {
-        pax.xattrs.push((name, value));
-    } else {
-        return None;
+    match pax.places.get(&name) {
+        Some(at) => pax.xattrs[*at].1 = value,
+        None if pax.xattrs.len() < MAX_XATTRS => {
+            pax.places.insert(name.clone(), pax.xattrs.len());
+            pax.xattrs.push((name, value));
+        }
+        None => return None,
     }
     Some(())
 }

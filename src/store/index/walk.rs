@@ -157,7 +157,7 @@ fn inode(stat: &Stat, opaque: bool) -> Inode {
     };
     Inode {
         kind,
-        opaque,
+        opaque: opaque && kind == Kind::Directory,
         mode: stat.st_mode & 0o7777,
         uid: stat.st_uid,
         gid: stat.st_gid,
