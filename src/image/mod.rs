@@ -3,7 +3,9 @@
 pub mod change;
 pub mod commit;
 pub mod config;
+mod crew;
 pub mod load;
+pub mod progress;
 pub mod publish;
 pub mod removal;
 pub mod removal_plan;

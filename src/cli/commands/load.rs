@@ -37,7 +37,14 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     let flag = Arc::clone(&interrupted);
     on_interrupt(move || flag.store(true, Ordering::Relaxed))?;
     let cancel = || interrupted.load(Ordering::Relaxed);
-    let images = load(&mut cx.db, &cx.store, input, &cancel).map_err(|e| match e {
+    let images = load(
+        &mut cx.db,
+        &cx.store,
+        input,
+        &cancel,
+        &crate::image::progress::Unwatched,
+    )
+    .map_err(|e| match e {
         LoadError::Interrupted => CommandError::Interrupted,
         other => other.into(),
     })?;
