@@ -20,14 +20,16 @@ fn send(pid: u32, signal: Signal) {
     kill_process(pid, signal).unwrap();
 }
 
-/// Waits till the process has a handler for SIGINT: one that comes earlier just kills it.
+/// Waits till the process has a handler for SIGINT and SIGTERM: one that comes earlier just kills it.
 #[track_caller]
 fn wait_for_handler(pid: u32) {
-    wait_until("SIGINT is caught", || {
+    let wanted = [Signal::INT, Signal::TERM].map(|signal| 1 << (signal.as_raw() - 1));
+    let wanted = wanted[0] | wanted[1];
+    wait_until("SIGINT and SIGTERM are caught", || {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let caught = status.lines().find_map(|l| l.strip_prefix("SigCgt:\t"));
         let caught = u64::from_str_radix(caught.expect("a mask"), 16).unwrap();
-        caught & (1 << (Signal::INT.as_raw() - 1)) != 0
+        caught & wanted == wanted
     });
 }
 

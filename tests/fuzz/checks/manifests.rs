@@ -11,7 +11,6 @@
 //!
 //! Anything else is an archive as it stands.
 
-use std::cell::Cell;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
