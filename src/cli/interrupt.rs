@@ -2,6 +2,8 @@
 //! that it passes on.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -11,6 +13,15 @@ use tokio::sync::mpsc;
 /// SIGINT or SIGTERM is passed to `act` as well; what cannot be ended that way is left to SIGKILL.
 pub fn on_interrupt(act: impl Fn() + Send + 'static) -> io::Result<()> {
     on_signals(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP], move |_| act())
+}
+
+/// From now on, SIGINT, SIGTERM and SIGHUP only make what this gives say so: for work that looks often
+/// whether to give up, and leaves nothing then.
+pub fn interrupted() -> io::Result<impl Fn() -> bool + Send + Sync> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&interrupted);
+    on_interrupt(move || flag.store(true, Ordering::Relaxed))?;
+    Ok(move || interrupted.load(Ordering::Relaxed))
 }
 
 /// From now on, call `act` with the number of each of these signals instead of what the system does.

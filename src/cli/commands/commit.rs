@@ -1,8 +1,6 @@
 //! `commit`: make an image of a container.
 
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ArgAction;
 use rustix::fs::{FileType, OFlags};
@@ -12,7 +10,7 @@ use super::diff::changes_of;
 use crate::archive::tree_tar::TreeTarError;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::interrupt::on_interrupt;
+use crate::cli::interrupt::interrupted;
 use crate::cli::view_access::{Access, ViewAccess, with_view};
 use crate::container::changes::{Change, ChangeKind};
 use crate::container::lifecycle::LifecycleError;
@@ -62,10 +60,7 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     if snapshot.image(&container.image).is_none() {
         return Err(LifecycleError::NoSuchImage(container.reference.clone()).into());
     }
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    on_interrupt(move || flag.store(true, Ordering::Relaxed))?;
-    let cancel = || interrupted.load(Ordering::Relaxed);
+    let cancel = interrupted()?;
     let image = with_view(cx, container.id.hex(), Access::Read, |cx, view| {
         while_paused(cx, view, args.pause, |cx| {
             let what = Commit {

@@ -1,14 +1,12 @@
 //! `import`: an image of the files in a tar.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::archive::Input;
 use crate::archive::platform::Platform;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::interrupt::on_interrupt;
+use crate::cli::interrupt::interrupted;
 use crate::image::import::{Import, ImportError, import};
 use crate::model::Reference;
 
@@ -47,10 +45,7 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
         }
         _ => Input::Path(args.file.clone()),
     };
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    on_interrupt(move || flag.store(true, Ordering::Relaxed))?;
-    let cancel = || interrupted.load(Ordering::Relaxed);
+    let cancel = interrupted()?;
     let what = Import {
         message: &args.message,
         changes: &args.change,

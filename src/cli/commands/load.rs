@@ -1,13 +1,11 @@
 //! `load`: bring images from an archive into the store.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::archive::Input;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::interrupt::on_interrupt;
+use crate::cli::interrupt::interrupted;
 use crate::cli::load_progress::Shown;
 use crate::image::load::{LoadError, load};
 
@@ -34,10 +32,7 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
         }
         None => Input::Stdin,
     };
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    on_interrupt(move || flag.store(true, Ordering::Relaxed))?;
-    let cancel = || interrupted.load(Ordering::Relaxed);
+    let cancel = interrupted()?;
     let progress = Shown::new(args.quiet);
     let loaded = load(&mut cx.db, &cx.store, input, &cancel, &progress);
     drop(progress);
