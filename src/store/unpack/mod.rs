@@ -36,7 +36,8 @@ use std::os::fd::BorrowedFd;
 pub use error::UnpackError;
 
 use crate::model::DiffId;
-use crate::model::tar::{Kind, TarError, TarReader};
+use crate::model::tar::{Entry, Kind, TarError, TarReader, shown};
+use crate::model::xattr::is_private;
 
 /// A layer that was unpacked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +52,20 @@ pub struct Unpacked {
     /// Whether the tar says what the root directory is. Where it does not, the root's owner, mode and
     /// time mean nothing.
     pub has_root: bool,
+}
+
+/// The most bytes of symbolic links' targets and of extended attributes that a layer may have: whoever indexes it has
+/// them in memory.
+const MAX_KEPT: usize = 24 << 20;
+
+fn kept_of(entry: &Entry) -> usize {
+    let set = entry.xattrs.iter().filter(|(name, _)| !is_private(name));
+    let attributes = set.map(|(name, value)| name.len() + value.len());
+    let target = match entry.kind {
+        Kind::Symlink => entry.link.len(),
+        _ => 0,
+    };
+    target + attributes.sum::<usize>()
 }
 
 /// Unpacks the uncompressed tar that `reader` gives into `tree`, an open and empty directory that nobody else
@@ -71,9 +86,18 @@ pub fn unpack(
             .map_err(TarError::Read)?;
         let mut tar = TarReader::new(stream);
         let mut tree = place::Tree::new(tree);
-        let (mut size, mut entries) = (0u64, 0);
+        let (mut size, mut entries, mut kept) = (0u64, 0, 0);
         while let Some(entry) = tar.next_entry()? {
             entries += 1;
+            kept += kept_of(&entry);
+            if kept > MAX_KEPT {
+                return Err(UnpackError::Refused {
+                    entry: shown(&entry.path),
+                    reason: format!(
+                        "more than {MAX_KEPT} bytes of link targets and extended attributes in one layer"
+                    ),
+                });
+            }
             let added = tree
                 .put(&entry, &mut tar)
                 .map_err(|trouble| trouble.of(&entry.path))?;
