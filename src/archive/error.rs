@@ -104,7 +104,7 @@ pub enum ArchiveError {
     },
 }
 
-fn prefix(entry: &str) -> String {
+pub(super) fn prefix(entry: &str) -> String {
     match entry {
         "" => String::new(),
         entry => format!("{entry}: "),

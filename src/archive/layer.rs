@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sha2::{Digest as _, Sha256};
 
 use super::decode::{Compression, MAGIC, explained};
+use super::error::prefix;
 use super::outer::Blob;
 use super::{ArchiveError, ArchivedLayer};
 use crate::model::{BlobDigest, DiffId};
@@ -34,23 +35,34 @@ struct Stored {
 
 impl LayerReader {
     pub(super) fn open(archive: &str, layer: &ArchivedLayer) -> Result<LayerReader, ArchiveError> {
+        let digest = layer.digest.clone().map(|digest| (digest, &layer.diff_id));
+        LayerReader::of_blob(archive, &layer.name, layer.blob.clone(), digest)
+    }
+
+    /// Reads a layer of this name, or without one what is the whole archive. With a digest its stored bytes
+    /// are checked, unless that is the diff ID, which the caller checks.
+    pub(super) fn of_blob(
+        archive: &str,
+        name: &str,
+        blob: Blob,
+        digest: Option<(BlobDigest, &DiffId)>,
+    ) -> Result<LayerReader, ArchiveError> {
         let bad = |e: io::Error| ArchiveError::Bad {
             archive: archive.to_owned(),
-            entry: layer.name.clone(),
+            entry: name.to_owned(),
             reason: e.to_string(),
         };
-        let Blob { file, offset, size } = layer.blob.clone();
+        let Blob { file, offset, size } = blob;
         let mut start = [0; MAGIC];
         let most = usize::try_from(size).map_or(MAGIC, |s| s.min(MAGIC));
         file.read_exact_at(&mut start[..most], offset)
             .map_err(bad)?;
         let compression = Compression::of(&start[..most]);
-        // The digest of a layer that is not compressed is its diff ID, which the caller checks.
+        // The digest of a layer that is not compressed is its diff ID.
         let same = |digest: &BlobDigest, diff: &DiffId| digest.hex() == diff.hex();
-        let digest = layer
-            .digest
-            .clone()
-            .filter(|d| compression != Compression::None || !same(d, &layer.diff_id));
+        let digest = digest
+            .filter(|(digest, diff)| compression != Compression::None || !same(digest, diff))
+            .map(|(digest, _)| digest);
         let stored = Arc::new(Mutex::new(Stored {
             file,
             at: offset,
@@ -60,7 +72,7 @@ impl LayerReader {
         let bytes = BufReader::with_capacity(BUFFER, Shared(Arc::clone(&stored)));
         Ok(LayerReader {
             archive: archive.to_owned(),
-            name: layer.name.clone(),
+            name: name.to_owned(),
             digest,
             uncompressed: compression.reader(bytes).map_err(bad)?,
             stored,
@@ -106,7 +118,7 @@ impl Read for LayerReader {
             io::ErrorKind::Interrupted => e,
             kind => io::Error::new(
                 kind,
-                format!("{}: {}: {}", self.archive, self.name, explained(e)),
+                format!("{}: {}{}", self.archive, prefix(&self.name), explained(e)),
             ),
         })
     }

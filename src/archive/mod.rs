@@ -39,6 +39,8 @@ mod layer;
 mod oci;
 mod outer;
 pub mod platform;
+mod root_tar;
+pub mod save;
 mod spool;
 pub mod tree_tar;
 pub mod write;
@@ -48,6 +50,7 @@ use std::path::{Path, PathBuf};
 pub use config::ImageConfig;
 pub use error::ArchiveError;
 pub use layer::LayerReader;
+pub use root_tar::RootTar;
 
 use crate::model::{BlobDigest, DiffId, ImageId, Reference};
 use images::Images;

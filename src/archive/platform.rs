@@ -1,6 +1,7 @@
 //! Platforms, and which of several images fits a machine best. Pure.
 
 use std::fmt;
+use std::str::FromStr;
 
 /// A platform in Go's words.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -63,6 +64,32 @@ impl Platform {
     }
 }
 
+impl FromStr for Platform {
+    type Err = String;
+
+    /// Reads `OS/ARCHITECTURE[/VARIANT]`; the error says what is wrong with it.
+    fn from_str(text: &str) -> Result<Platform, String> {
+        let is_word = |part: &&str| {
+            let of_word = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+            !part.is_empty() && part.bytes().all(of_word)
+        };
+        let parts: Vec<&str> = text.split('/').collect();
+        let (os, architecture, variant) = match parts.as_slice() {
+            [os, architecture] => (os, architecture, ""),
+            [os, architecture, variant] => (os, architecture, *variant),
+            _ => return Err(format!("{text:?} is not OS/ARCHITECTURE[/VARIANT]")),
+        };
+        match parts.iter().all(is_word) {
+            true => Ok(Platform {
+                os: (*os).to_owned(),
+                architecture: (*architecture).to_owned(),
+                variant: variant.to_owned(),
+            }),
+            false => Err(format!("{text:?} is not a platform")),
+        }
+    }
+}
+
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.os, self.architecture)?;
@@ -83,6 +110,24 @@ mod tests {
             os: parts.next().unwrap(),
             architecture: parts.next().unwrap(),
             variant: parts.next().unwrap_or_default(),
+        }
+    }
+
+    #[test]
+    fn texts() {
+        for text in ["linux/amd64", "linux/arm/v7", "freebsd/riscv64"] {
+            assert_eq!(text.parse::<Platform>().unwrap().to_string(), text);
+        }
+        for bad in [
+            "",
+            "linux",
+            "linux/",
+            "/amd64",
+            "a/b/c/d",
+            "linux/a b",
+            "linux/arm/",
+        ] {
+            assert!(bad.parse::<Platform>().is_err(), "{bad}");
         }
     }
 

@@ -21,6 +21,27 @@ pub(super) fn open(
     spool_dir: &Path,
     cancel: &dyn Fn() -> bool,
 ) -> Result<Outer, ArchiveError> {
+    let in_place = |compression| compression == Compression::None;
+    match seekable(input, spool_dir, cancel, in_place)? {
+        (label, Seekable::File(file)) => Outer::tar(label, file, cancel),
+        (label, Seekable::Directory(directory)) => Ok(Outer::directory(label, directory.into())),
+    }
+}
+
+/// An input that can be read anywhere.
+pub(super) enum Seekable {
+    File(File),
+    Directory(File),
+}
+
+/// Opens an input: a file in place if what it begins with says `in_place`, else an uncompressed copy.
+/// Gives its name for messages as well.
+pub(super) fn seekable(
+    input: Input,
+    spool_dir: &Path,
+    cancel: &dyn Fn() -> bool,
+    in_place: impl Fn(Compression) -> bool,
+) -> Result<(String, Seekable), ArchiveError> {
     let (label, opened) = match input {
         Input::Path(path) => {
             let label = shown(path.as_os_str().as_encoded_bytes());
@@ -42,22 +63,22 @@ pub(super) fn open(
         Opened::File(mut file) => {
             let kind = file.metadata().map_err(read_error)?.file_type();
             if kind.is_dir() {
-                return Ok(Outer::directory(label, file.into()));
+                return Ok((label, Seekable::Directory(file)));
             }
             // Only from its beginning can a file be read in place: standard input may stand elsewhere.
             let seekable = kind.is_file() && file.stream_position().map_err(read_error)? == 0;
             if seekable {
                 let mut start = [0; MAGIC];
                 let n = file.read_at(&mut start, 0).map_err(read_error)?;
-                if Compression::of(&start[..n]) == Compression::None {
-                    return Outer::tar(label, file, cancel);
+                if in_place(Compression::of(&start[..n])) {
+                    return Ok((label, Seekable::File(file)));
                 }
             }
             Box::new(file)
         }
     };
     let copy = copied(&label, stream, spool_dir, cancel)?;
-    Outer::tar(label, copy, cancel)
+    Ok((label, Seekable::File(copy)))
 }
 
 enum Opened {

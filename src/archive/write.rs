@@ -1,7 +1,7 @@
 //! Writing docker-archives and layers, always the same bytes for the same contents.
 //!
-//! For `layerctl demo`, which makes an image on the spot, and for tests. Writing what the store has (`save`) is
-//! not done here.
+//! For `layerctl demo`, which makes an image on the spot, and for tests. What the store has is written by
+//! [`save`](super::save).
 
 use std::fs::File;
 use std::io::{self, Read, Write};

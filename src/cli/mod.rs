@@ -63,6 +63,10 @@ pub enum Format {
 enum Command {
     /// Load images from a docker-archive, an OCI archive or an OCI layout directory
     Load(c::load::Args),
+    /// Write images as an archive that Docker, Podman and skopeo read
+    Save(c::save::Args),
+    /// Make an image of the files in a tar
+    Import(c::import::Args),
     /// List images
     Images(c::images::Args),
     /// Give an image another name
@@ -188,6 +192,8 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
     let cx = &mut context;
     let result = match command {
         Command::Load(args) => c::load::run(args, cx),
+        Command::Save(args) => c::save::run(args, cx),
+        Command::Import(args) => c::import::run(args, cx),
         Command::Images(args) => c::images::run(args, cx),
         Command::Tag(args) => c::tag::run(args, cx),
         Command::Inspect(args) => c::inspect::run(args, cx),

@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufWriter, PipeWriter, Write as _, pipe};
-use std::os::fd::AsFd as _;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -21,9 +20,8 @@ use crate::db::{Container, Db, DbError};
 use crate::model::reference::with_default_tag;
 use crate::model::settings::Settings;
 use crate::model::{DiffId, ImageId, Reference};
-use crate::store::layout::open_directory;
 use crate::store::staging::Staged;
-use crate::store::unpack::{UnpackError, unpack};
+use crate::store::unpack::UnpackError;
 use crate::store::{Store, StoreError};
 use crate::sys::reason;
 
@@ -173,7 +171,6 @@ fn stage(
     // was left behind: this one is nobody's then, and goes as an orphan.
     let provisional = DiffId::of(container.id.hex().as_bytes());
     let mut staged = Staged::create(store, &provisional)?;
-    let tree = open_directory(&staged.tree())?;
     let (reader, writer) = pipe().map_err(CommitError::System)?;
     let write = move || {
         let mut tar = TreeTar::new(BufWriter::with_capacity(128 << 10, writer));
@@ -183,7 +180,7 @@ fn stage(
     let (written, unpacked) = std::thread::scope(|threads| {
         let thread = std::thread::Builder::new().name("layer-write".to_owned());
         let writing = thread.spawn_scoped(threads, write)?;
-        let unpacked = unpack(reader, tree.as_fd(), cancel);
+        let unpacked = staged.unpack(reader, cancel);
         let panicked = || std::io::Error::other("the writing thread panicked");
         Ok((writing.join().map_err(|_| panicked())?, unpacked))
     })

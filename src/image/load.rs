@@ -6,15 +6,13 @@
 //! that wants them takes over.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd as _;
 
 use super::publish::{Newcomer, PublishError, finish, publish, unnamed_config};
 use crate::archive::{Archive, ArchiveError, ArchivedImage, ArchivedLayer, Input};
 use crate::db::{Db, DbError};
 use crate::model::{DiffId, ImageId, Reference};
-use crate::store::layout::open_directory;
 use crate::store::staging::Staged;
-use crate::store::unpack::{UnpackError, unpack};
+use crate::store::unpack::UnpackError;
 use crate::store::{Store, StoreError};
 
 /// Why an archive was not loaded.
@@ -137,22 +135,28 @@ fn stage(
         return Ok(staged);
     }
     let mut staged = Staged::create(store, &layer.diff_id)?;
-    let tree = open_directory(&staged.tree())?;
-    let mut reader = archive.open_layer(layer)?;
-    let unpacked = unpack(&mut reader, tree.as_fd(), cancel).map_err(|source| match source {
+    let told = |source| match source {
         UnpackError::Interrupted => LoadError::Interrupted,
         source => LoadError::Layer {
             layer: layer.name.clone(),
             source,
         },
-    })?;
-    reader.finish(cancel)?;
-    if unpacked.diff_id != layer.diff_id {
-        return Err(LoadError::WrongDigest {
+    };
+    let right = |found: DiffId| match found == layer.diff_id {
+        true => Ok(()),
+        false => Err(LoadError::WrongDigest {
             layer: layer.name.clone(),
-            found: unpacked.diff_id,
+            found,
             wanted: layer.diff_id.clone(),
-        });
+        }),
+    };
+    let mut reader = archive.open_layer(layer)?;
+    let unpacked = staged.unpack(&mut reader, cancel).map_err(told)?;
+    reader.finish(cancel)?;
+    right(unpacked.diff_id)?;
+    if unpacked.has_replaced {
+        let mut reader = archive.open_layer(layer)?;
+        right(staged.split_again(&mut reader, cancel).map_err(told)?)?;
     }
     staged.complete(store, &layer.diff_id, unpacked.size, unpacked.has_root)?;
     Ok(staged)

@@ -3,11 +3,13 @@
 pub mod change;
 pub mod commit;
 pub mod config;
+pub mod import;
 pub mod load;
 pub mod publish;
 pub mod removal;
 pub mod removal_plan;
 pub mod resolve;
+pub mod save;
 pub mod tag;
 
 pub use resolve::{ResolveError, Resolved, resolve};

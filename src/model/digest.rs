@@ -5,6 +5,7 @@
 //! writes them. Container IDs are 64 such digits without a prefix.
 
 use std::fmt;
+use std::io::{self, Write};
 use std::str::FromStr;
 
 use sha2::{Digest as _, Sha256};
@@ -160,6 +161,13 @@ sha256_id!(
     "digest"
 );
 
+impl BlobDigest {
+    /// Of a layer that is stored as it is, not compressed: the same as its diff ID.
+    pub fn of_layer(diff: &DiffId) -> BlobDigest {
+        BlobDigest(diff.0.clone())
+    }
+}
+
 impl ChainId {
     /// The chain IDs of a stack of layers, lowest first.
     ///
@@ -222,6 +230,44 @@ impl FromStr for ContainerId {
 impl serde::Serialize for ContainerId {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(self)
+    }
+}
+
+/// Takes the digest of what is written through it.
+#[derive(Debug)]
+pub struct DigestWriter<W> {
+    out: W,
+    hash: Sha256,
+    length: u64,
+}
+
+impl<W> DigestWriter<W> {
+    /// Passes on to `out`.
+    pub fn new(out: W) -> DigestWriter<W> {
+        DigestWriter {
+            out,
+            hash: Sha256::new(),
+            length: 0,
+        }
+    }
+
+    /// What was written to, the digest of what was, and its bytes.
+    pub fn finish(self) -> (W, BlobDigest, u64) {
+        let digest = BlobDigest::from_sha256(self.hash.finalize().as_slice());
+        (self.out, digest, self.length)
+    }
+}
+
+impl<W: Write> Write for DigestWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.out.write(bytes)?;
+        self.hash.update(&bytes[..n]);
+        self.length += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 

@@ -11,6 +11,7 @@ pub mod settings;
 pub mod signal;
 pub mod state;
 pub mod tar;
+pub mod tar_split;
 pub mod xattr;
 
 pub use digest::{BlobDigest, ChainId, ContainerId, DiffId, ImageId, ParseIdError};

@@ -39,6 +39,18 @@ impl Reference {
         &self.repository
     }
 
+    /// With the registry and the path that the familiar form leaves out: `docker.io/library/busybox:latest`.
+    pub fn canonical(&self) -> String {
+        let has_domain = self.repository.split_once('/').is_some_and(|(first, _)| {
+            first.contains(['.', ':']) || first == "localhost" || has_upper(first)
+        });
+        match (has_domain, self.repository.contains('/')) {
+            (true, _) => self.to_string(),
+            (false, true) => format!("docker.io/{self}"),
+            (false, false) => format!("docker.io/library/{self}"),
+        }
+    }
+
     /// The tag, such as `latest`.
     pub fn tag(&self) -> &str {
         &self.tag
@@ -195,6 +207,21 @@ mod tests {
                 want,
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn canonical_forms() {
+        for (text, want) in [
+            ("busybox", "docker.io/library/busybox:latest"),
+            ("docker.io/me/app:1", "docker.io/me/app:1"),
+            ("a__b/c:2", "docker.io/a__b/c:2"),
+            ("localhost/app:2", "localhost/app:2"),
+            ("quay.io/a/b:1", "quay.io/a/b:1"),
+        ] {
+            let reference: Reference = text.parse().unwrap();
+            assert_eq!(reference.canonical(), want);
+            assert_eq!(want.parse::<Reference>().unwrap(), reference);
         }
     }
 

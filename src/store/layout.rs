@@ -4,7 +4,8 @@
 //! ROOT/
 //!   store.db             the database; the tree follows it
 //!   reserve              room for the database when the disk is full
-//!   layers/<hex>/        one unpacked layer: tree/, index (see `store::index`) and complete
+//!   layers/<hex>/        one unpacked layer: tree/, tar-split (see `store::tar_split`), index (see
+//!                        `store::index`) and complete
 //!   staging/<unique>/    a layer being unpacked (see `store::staging`)
 //!   marked/<hex>.<row>/  a layer without a name, still read by the views that pin it
 //!   images/<hex>/        config, and index: the merged one of its layers

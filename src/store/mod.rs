@@ -1,4 +1,4 @@
-//! The store on disk: its layout, staging, and unpacking of layers.
+//! The store on disk: its layout, staging, unpacking of layers and making their tars again.
 
 mod directories;
 pub mod error;
@@ -8,6 +8,7 @@ pub mod lock;
 pub mod remove_tree;
 pub mod reserve;
 pub mod staging;
+pub mod tar_split;
 pub mod unpack;
 pub mod usage;
 

@@ -3,6 +3,7 @@
 //! ```text
 //! staging/<hex>.<unique>/
 //!   tree/      what is unpacked
+//!   tar-split  what else its tar has (see `store::tar_split`)
 //!   index      its metadata (see `store::index`)
 //!   complete   there once both are whole and on the disk: the layer's sizes
 //! ```
@@ -13,8 +14,8 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write as _};
-use std::os::fd::OwnedFd;
+use std::io::{self, Read, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -23,9 +24,11 @@ use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 use super::index::{self, Condition};
-use super::layout::{Store, names_in, read_if_there, sync_directory};
+use super::layout::{Store, names_in, open_directory, read_if_there, sync_directory};
 use super::lock::{self, Attempt};
 use super::remove_tree::remove_tree;
+use super::tar_split;
+use super::unpack::{UnpackError, Unpacked, split_again, unpack};
 use super::usage::{Usage, measure, measure_one};
 use crate::model::DiffId;
 
@@ -129,16 +132,46 @@ impl Staged {
         self.path.join("tree")
     }
 
+    /// Unpack the layer's tar that `reader` gives, as [`unpack`] does.
+    ///
+    /// If it says that something has been replaced, [`Staged::split_again`] is due.
+    pub fn unpack(
+        &self,
+        reader: impl Read + Send,
+        cancel: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Unpacked, UnpackError> {
+        let tree = open_directory(&self.tree())?;
+        let mut split = tar_split::create(&self.path)?;
+        let unpacked = unpack(reader, tree.as_fd(), &mut split, cancel)?;
+        tar_split::close(split, &self.path)?;
+        Ok(unpacked)
+    }
+
+    /// Make the tar-split anew from the same tar, given again. Gives the digest of what was given.
+    pub fn split_again(
+        &self,
+        reader: impl Read + Send,
+        cancel: &(dyn Fn() -> bool + Sync),
+    ) -> Result<DiffId, UnpackError> {
+        let tree = open_directory(&self.tree())?;
+        let mut split = tar_split::create(&self.path)?;
+        let found = split_again(reader, tree.as_fd(), &mut split, cancel)?;
+        tar_split::close(split, &self.path)?;
+        Ok(found)
+    }
+
     /// Its sizes, once it is complete.
     pub fn sizes(&self) -> Option<LayerSizes> {
         self.sizes
     }
 
-    /// Whether the tree has so many entries, and those that its index says. That is made if it is
-    /// not there or damaged.
+    /// Whether the tree has so many entries, and those that its index says, and there is a tar-split. The
+    /// index is made if it is not there or damaged.
     fn is_whole(&self, store: &Store, diff: &DiffId, entries: u64) -> Result<bool, StoreError> {
         let (usage, index) = index::check_layer(&self.path, diff)?;
-        if usage.entries != entries {
+        // An earlier version did not keep one.
+        let has_split = measure_one(&self.path.join(tar_split::NAME))? > 0;
+        if usage.entries != entries || !has_split {
             return Ok(false);
         }
         match index {
@@ -172,7 +205,7 @@ impl Staged {
         sync_directory(&self.path)?;
         // What lies beside the tree belongs to the layer as well.
         let mut bytes = bytes + measure_one(&self.path)?;
-        for name in [index::NAME, COMPLETE] {
+        for name in [tar_split::NAME, index::NAME, COMPLETE] {
             bytes += measure_one(&self.path.join(name))?;
         }
         let sizes = LayerSizes {

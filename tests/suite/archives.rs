@@ -248,15 +248,18 @@ pub fn missing_parents() {
     let mut tar = LayerBuilder::default();
     tar.dir("set", &m(0o2777).owner(5, 5)).unwrap();
     tar.file("set/a/b/c", &m(0o644), b"").unwrap();
+    tar.dir("other", &m(0o777).owner(5, 5)).unwrap();
+    tar.file("other/a/b", &m(0o644), b"").unwrap();
     let layer = unpack_bytes(&tar.finish().unwrap()).unwrap();
-    for name in ["set/a", "set/a/b"] {
+    let is = |name: &str, mode: u32| {
         let s = layer.stat(name);
-        assert_eq!(
-            (s.mode() & 0o7777, s.uid(), s.gid(), s.mtime()),
-            (0o755, 0, 0, 0),
-            "{name}"
-        );
-    }
+        let found = (s.mode() & 0o7777, s.uid(), s.gid(), s.mtime());
+        assert_eq!(found, (mode, 0, 0, 0), "{name}");
+    };
+    is("other/a", 0o755);
+    // As Docker makes it: `exact::layers_in_docker`.
+    is("set/a", 0o2755);
+    is("set/a/b", 0o2755);
     assert!(!layer.unpacked.has_root);
 }
 

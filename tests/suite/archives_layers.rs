@@ -1,10 +1,12 @@
 //! Layers that lie: refused with one line that names the entry, or contained. Needs: root.
 
 use std::fs;
+use std::os::fd::AsFd as _;
 
 use layerctl::archive::write::{LayerBuilder, Meta};
 use layerctl::archive::{Archive, ArchiveError, Input};
-use layerctl::store::unpack::UnpackError;
+use layerctl::model::tar_split::TarSplitWriter;
+use layerctl::store::unpack::{UnpackError, unpack};
 
 use crate::archives_support::{f, scratch, some_layer, unpack_bytes};
 
@@ -198,7 +200,8 @@ pub fn cancelled() {
     let endless = std::io::Read::chain(layer.as_slice(), std::io::repeat(0));
     let asked = std::sync::atomic::AtomicU32::new(0);
     let cancel = || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) > 20;
-    let result = layerctl::store::unpack::unpack(endless, std::os::fd::AsFd::as_fd(&fd), &cancel);
+    let mut split = TarSplitWriter::new(std::io::sink());
+    let result = unpack(endless, fd.as_fd(), &mut split, &cancel);
     assert!(matches!(result, Err(UnpackError::Interrupted)));
     let endless = Input::Stream("endless".to_owned(), Box::new(std::io::repeat(1)));
     let asked = std::cell::Cell::new(0);

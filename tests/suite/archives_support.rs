@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::fs;
-use std::os::fd::AsFd as _;
+use std::io::Read;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -11,8 +12,11 @@ use std::process::Command;
 
 use layerctl::archive::write::{LayerBuilder, Meta};
 use layerctl::archive::{Archive, ArchiveError, ArchivedImage, ImageConfig, Input};
-use layerctl::model::DiffId;
-use layerctl::store::unpack::{UnpackError, Unpacked, unpack};
+use layerctl::model::digest::DigestWriter;
+use layerctl::model::tar_split::{TarSplitReader, TarSplitWriter};
+use layerctl::model::{BlobDigest, DiffId};
+use layerctl::store::tar_split::join;
+use layerctl::store::unpack::{UnpackError, Unpacked, split_again, unpack};
 use tempfile::TempDir;
 
 pub use crate::harness::disk::temp_dir as scratch;
@@ -73,7 +77,7 @@ pub fn unpack_bytes(tar: &[u8]) -> Result<Layer, UnpackError> {
     let tree = dir.path().join("tree");
     fs::create_dir(&tree).unwrap();
     let fd = fs::File::open(&tree).unwrap();
-    let unpacked = unpack(tar, fd.as_fd(), &never);
+    let unpacked = unpack_and_join(|| tar, fd.as_fd());
     let mut beside: Vec<_> = fs::read_dir(dir.path())
         .unwrap()
         .map(|e| e.unwrap().file_name())
@@ -83,6 +87,27 @@ pub fn unpack_bytes(tar: &[u8]) -> Result<Layer, UnpackError> {
     assert_eq!(fs::read(dir.path().join("outside")).unwrap(), b"untouched");
     assert_eq!(fs::metadata(dir.path().join("outside")).unwrap().nlink(), 1);
     unpacked.map(|unpacked| Layer { dir, unpacked })
+}
+
+/// Unpacks a layer, and makes the same tar of what it was unpacked into.
+fn unpack_and_join<R: Read + Send>(
+    open: impl Fn() -> R,
+    tree: BorrowedFd<'_>,
+) -> Result<Unpacked, UnpackError> {
+    let mut split = TarSplitWriter::new(Vec::new());
+    let unpacked = unpack(open(), tree, &mut split, &never)?;
+    if unpacked.has_replaced {
+        split = TarSplitWriter::new(Vec::new());
+        let again = split_again(open(), tree, &mut split, &never)?;
+        assert_eq!(again, unpacked.diff_id);
+    }
+    let split = split.finish().unwrap();
+    let mut joined = DigestWriter::new(std::io::sink());
+    join(TarSplitReader::new(split.as_slice()), tree, &mut joined).unwrap();
+    let (_, joined, _) = joined.finish();
+    let wanted = BlobDigest::of_layer(&unpacked.diff_id);
+    assert_eq!(joined, wanted, "made again it is another tar");
+    Ok(unpacked)
 }
 
 pub fn open(path: &Path) -> Result<Archive, ArchiveError> {
@@ -106,10 +131,10 @@ pub fn unpack_image(archive: &Archive, image: &ArchivedImage, into: &Path) -> Ve
         let dir = into.join(n.to_string());
         fs::create_dir_all(&dir).unwrap();
         let fd = fs::File::open(&dir).unwrap();
-        let mut reader = archive.open_layer(layer).unwrap();
-        let unpacked = unpack(&mut reader, fd.as_fd(), &never)
-            .unwrap_or_else(|e| panic!("{}: {e}", layer.name));
+        let unpacked = unpack_and_join(|| archive.open_layer(layer).unwrap(), fd.as_fd());
+        let unpacked = unpacked.unwrap_or_else(|e| panic!("{}: {e}", layer.name));
         assert_eq!(unpacked.diff_id, layer.diff_id, "{}", layer.name);
+        let reader = archive.open_layer(layer).unwrap();
         reader.finish(&never).unwrap();
         dirs.push(dir);
     }

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use crate::archives_support::{
     assert_same, config, images, never, open, overlay_of, scratch, shell, tree, unpack_image,
 };
+use crate::exact_support::Docker;
 use crate::harness::store::mounts_below;
 
 /// Two images on one another, with everything that a layer can hold, and what Podman shows of them.
@@ -281,15 +282,16 @@ pub fn umoci_layout() {
     }
 }
 
-/// Docker's own archives, by a dockerd that lives as long as the test.
+/// Docker's own archives.
 pub fn docker() {
     let out = scratch();
     let [_, upper] = &ids();
-    let daemon = Daemon::start(out.path(), &made(|made| made.short.path().to_owned()));
+    let docker = Docker::shared();
+    fs::write(out.path().join("host"), docker.host()).unwrap();
     // What Podman saved, loaded by Docker and saved again; and one of the classic builder's, with equal layers.
     let merged = run(
         r#"podman save -q --format docker-archive -o in.tar localhost/upper:2
-        export DOCKER_HOST=unix://$T/d.sock DOCKER_BUILDKIT=0
+        export DOCKER_HOST=$(cat host) DOCKER_BUILDKIT=0
         docker load -q -i in.tar >/dev/null; docker tag localhost/upper:2 second:1
         docker save -o classic.tar localhost/upper:2 second:1
         mkdir ctx; echo a > ctx/a; printf 'FROM scratch\nCOPY a /a\nCOPY a /a\nENV X=y\n' > ctx/Dockerfile
@@ -322,46 +324,4 @@ pub fn docker() {
     let dirs = unpack_image(&archive, &found[0], &into.path().join("built"));
     assert_eq!(dirs.len(), 2);
     assert_eq!(fs::read(dirs[0].join("a")).unwrap(), b"a\n");
-    drop(daemon);
-}
-
-/// A Docker daemon of our own.
-struct Daemon(std::process::Child);
-
-impl Daemon {
-    fn start(dir: &Path, short: &Path) -> Daemon {
-        let log = fs::File::create(dir.join("dockerd.log")).unwrap();
-        let child = std::process::Command::new("dockerd")
-            .args(["--bridge=none", "--iptables=false", "--ip6tables=false"])
-            .arg("--data-root")
-            .arg(dir.join("data"))
-            .arg("--exec-root")
-            .arg(short.join("exec"))
-            .arg("-p")
-            .arg(dir.join("d.pid"))
-            .arg("-H")
-            .arg(format!("unix://{}", short.join("d.sock").display()))
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let daemon = Daemon(child);
-        for _ in 0..300 {
-            if std::os::unix::net::UnixStream::connect(short.join("d.sock")).is_ok() {
-                return daemon;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(100));
-        }
-        panic!("{}", fs::read_to_string(dir.join("dockerd.log")).unwrap());
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // SIGTERM, so that it ends its containerd and unmounts.
-        if let Some(pid) = rustix::process::Pid::from_raw(self.0.id().cast_signed()) {
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
-        }
-        self.0.wait().ok();
-    }
 }

@@ -1,11 +1,13 @@
 //! Several processes on one store at once.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::process::{Child, Stdio};
 use std::sync::Barrier;
 use std::thread;
+use std::time::Duration;
 
-use crate::harness::{Archive, Built, Run, Store, text};
+use crate::harness::{Archive, Built, Layer, Run, Store, text, wait_until};
 use crate::samples::{all_deleted, app, check_app};
 
 fn write_app(store: &Store) -> (String, Built) {
@@ -112,6 +114,166 @@ pub fn loads_against_removals() {
         .run(&["rmi", "app:1"])
         .expect(0, &all_deleted(&image), "");
     store.check_at_rest();
+}
+
+/// An archive in pieces: at the first of them each member has come whole.
+fn pieces(archive: &Archive, manifest_first: bool) -> Vec<Vec<u8>> {
+    let mut members: Vec<(String, Vec<u8>)> = Vec::new();
+    for member in tar::Archive::new(archive.bytes().as_slice())
+        .entries()
+        .unwrap()
+    {
+        let mut member = member.unwrap();
+        let name = member.path().unwrap().display().to_string();
+        let mut data = Vec::new();
+        member.read_to_end(&mut data).unwrap();
+        members.push((name, data));
+    }
+    if manifest_first {
+        members.reverse();
+    }
+    let mut pieces: Vec<Vec<u8>> = members
+        .iter()
+        .map(|(name, data)| {
+            let mut tar = tar::Builder::new(Vec::new());
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(0o644);
+            header.set_size(data.len() as u64);
+            tar.append_data(&mut header, name, data.as_slice()).unwrap();
+            let whole = tar.into_inner().unwrap();
+            whole[..whole.len() - 1024].to_vec()
+        })
+        .collect();
+    pieces.push(vec![0; 1024]);
+    pieces
+}
+
+/// A load whose archive comes in two parts, between which something else happens.
+fn load_around(store: &Store, pieces: &[Vec<u8>], upto: usize, between: impl FnOnce()) -> Run {
+    let mut command = store.command(&["load"]);
+    command.stdin(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut load = command.spawn().unwrap();
+    let mut pipe = load.stdin.take().unwrap();
+    pieces[..upto]
+        .iter()
+        .for_each(|p| pipe.write_all(p).unwrap());
+    // It has read all that, and does with it what can be done.
+    wait_until("the load waits for more", || {
+        rustix::io::ioctl_fionread(&pipe).unwrap() == 0
+    });
+    thread::sleep(Duration::from_millis(30));
+    between();
+    pieces[upto..]
+        .iter()
+        .for_each(|p| pipe.write_all(p).unwrap());
+    drop(pipe);
+    Run::finish(load, "load".to_owned())
+}
+
+/// Whatever a load has seen of the image's layers before `rmi -f` takes them away, and whether they go at once or wait
+/// for a view: afterwards the image is there, whole.
+pub fn a_load_around_a_removal() {
+    let store = Store::new();
+    let (archive, image) = Archive::of(&app(&["app:1"]));
+    for manifest_first in [false, true] {
+        let pieces = pieces(&archive, manifest_first);
+        for upto in 0..pieces.len() {
+            for mounted in [false, true] {
+                let what = format!("{upto} pieces, manifest first: {manifest_first}, {mounted}");
+                store.load(&app(&["app:1"]));
+                let old = mounted.then(|| store.create_mounted("app:1"));
+                let run = load_around(&store, &pieces, upto, || {
+                    let said = store.ok(&["rmi", "-f", "app:1"]);
+                    match mounted {
+                        false => assert_eq!(said, all_deleted(&image), "{what}"),
+                        true => assert!(said.contains("Deferred: "), "{what}: {said}"),
+                    }
+                });
+                assert_eq!(run.ok(), "Loaded image: app:1\n", "{what}");
+                let (container, view) = store.create_mounted("app:1");
+                check_app(&view);
+                for (container, view) in old.into_iter().chain([(container, view)]) {
+                    check_app(&view);
+                    store.ok(&["umount", &container]);
+                    store.ok(&["rm", &container]);
+                }
+                store.wait_for_servers_to_end();
+                store.check_at_rest();
+                store
+                    .run(&["rmi", "app:1"])
+                    .expect(0, &all_deleted(&image), "");
+                store.check_no_layers();
+            }
+        }
+    }
+}
+
+/// Layers that were there when the load began, and are gone when it has unpacked the one that was not.
+pub fn a_removal_while_a_load_unpacks() {
+    let store = Store::new();
+    let large = Layer::new().file("large", vec![7; 16 << 20]);
+    let (archive, grown) = Archive::of(&app(&["grown:1"]).layer(large));
+    let file = store.beside("grown.tar");
+    archive.write(&file);
+    for mounted in [false, true] {
+        let image = store.load(&app(&["app:1"]));
+        let old = mounted.then(|| store.create_mounted("app:1"));
+        let mut command = store.command(&["load", "-i", file.to_str().unwrap()]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let load = command.spawn().unwrap();
+        wait_until("the layer is being unpacked", || {
+            let staged = fs::read_dir(store.root().join("staging")).unwrap();
+            staged
+                .map(|dir| dir.unwrap().path().join("tree/large"))
+                .any(|path| fs::metadata(path).is_ok_and(|file| file.len() > 0))
+        });
+        // They go: no other image has them yet.
+        let said = store.ok(&["rmi", "-f", "app:1"]);
+        match mounted {
+            false => assert_eq!(said, all_deleted(&image)),
+            true => assert_eq!(said.matches("Deferred: ").count(), 3, "{said}"),
+        }
+        let run = Run::finish(load, "load".to_owned());
+        assert_eq!(run.ok(), "Loaded image: grown:1\n");
+        let (container, view) = store.create_mounted("grown:1");
+        assert_eq!(fs::metadata(view.join("large")).unwrap().len(), 16 << 20);
+        for (container, view) in old.into_iter().chain([(container, view)]) {
+            check_app(&view);
+            store.ok(&["umount", &container]);
+            store.ok(&["rm", &container]);
+        }
+        store.wait_for_servers_to_end();
+        store.check_at_rest();
+        store
+            .run(&["rmi", "grown:1"])
+            .expect(0, &all_deleted(&grown), "");
+        store.check_no_layers();
+    }
+}
+
+/// One that waits for its archive holds up no other of the same image, and finds what that one has made.
+pub fn a_load_around_a_load() {
+    let (archive, image) = Archive::of(&app(&["app:1"]));
+    for manifest_first in [false, true] {
+        let pieces = pieces(&archive, manifest_first);
+        for upto in 0..pieces.len() {
+            let store = Store::new();
+            let run = load_around(&store, &pieces, upto, || {
+                store.load(&app(&["app:1"]));
+            });
+            assert_eq!(run.ok(), "Loaded image: app:1\n", "{upto}");
+            let (container, view) = store.create_mounted("app:1");
+            check_app(&view);
+            store.ok(&["umount", &container]);
+            store.ok(&["rm", &container]);
+            store.check_at_rest();
+            store
+                .run(&["rmi", "app:1"])
+                .expect(0, &all_deleted(&image), "");
+            store.check_no_layers();
+        }
+    }
 }
 
 /// A mount that loses the race against `rmi -f` says so; one that wins shows all of the image.

@@ -1,7 +1,7 @@
 //! `fsck`: each kind of damage is found and named; `--repair` makes the store one that can be used,
 //! and into which what was damaged can be loaded again.
 
-use std::fs::{self, File};
+use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -20,7 +20,7 @@ struct Damage {
     names: fn(&Built) -> Vec<String>,
 }
 
-const DAMAGES: [Damage; 7] = [
+const DAMAGES: [Damage; 9] = [
     Damage {
         what: "an entry of a layer is deleted",
         only_deep: true,
@@ -38,6 +38,35 @@ const DAMAGES: [Damage; 7] = [
                 .unwrap()
                 .set_len(10)
                 .unwrap();
+        },
+        names: lowest_layer,
+    },
+    Damage {
+        what: "a bit of a file flips",
+        only_deep: true,
+        harm: |store, image| {
+            let big = layer(store, image).join("tree/big");
+            let file = File::options().read(true).write(true).open(big).unwrap();
+            let times = file.metadata().unwrap();
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, 70_000).unwrap();
+            file.write_all_at(&[byte[0] ^ 1], 70_000).unwrap();
+            let times = FileTimes::new()
+                .set_accessed(times.accessed().unwrap())
+                .set_modified(times.modified().unwrap());
+            file.set_times(times).unwrap();
+        },
+        names: lowest_layer,
+    },
+    Damage {
+        what: "a bit of a tar-split flips",
+        only_deep: true,
+        harm: |store, image| {
+            let split = layer(store, image).join("tar-split");
+            let mut bytes = fs::read(&split).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::write(&split, bytes).unwrap();
         },
         names: lowest_layer,
     },

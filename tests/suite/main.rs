@@ -25,6 +25,10 @@ mod container_files;
 mod cp;
 mod crash;
 mod demo;
+mod exact;
+mod exact_images;
+mod exact_support;
+mod exact_trees;
 mod fsck;
 mod full_disk;
 mod fuzz;
@@ -37,6 +41,7 @@ mod hostile_cuts;
 mod hostile_layers;
 mod hostile_support;
 mod hostile_tars;
+mod import;
 mod index;
 mod interrupts;
 mod listing;
@@ -62,6 +67,8 @@ mod run_terminal;
 mod run_trouble;
 mod safeguards;
 mod samples;
+mod save;
+mod save_tools;
 mod sharing;
 mod syncs;
 mod union;
@@ -128,6 +135,12 @@ fn cases() -> Vec<Case> {
     let docker = &[Need::Tool("docker"), Need::Tool("dockerd")];
     let compressors = &[Need::Tool("gzip"), Need::Tool("xz"), Need::Tool("zstd")];
     let python = &[Need::Tool("python3")];
+    // What `exact_trees` makes its trees and images with.
+    let tree = &[
+        Need::Tool("umoci"),
+        Need::Tool("setfattr"),
+        Need::Tool("setfacl"),
+    ];
     // What `archives_tools` makes its images with.
     let podman = &[
         STORE,
@@ -256,7 +269,7 @@ fn cases() -> Vec<Case> {
             first_commands_of_a_new_store, four_loads_of_one_archive, one_name_is_given_once, one_image_is_removed_once, one_container_is_removed_once,
         }),
         cases!(VIEW => concurrency::{
-            loads_against_removals, mounts_against_removals, ten_containers_come_and_go_together,
+            loads_against_removals, a_load_around_a_removal, a_load_around_a_load, a_removal_while_a_load_unpacks, mounts_against_removals, ten_containers_come_and_go_together,
             one_container_is_mounted_once,
         }),
         cases!(VIEW => chaos::{nothing_is_damaged_or_left_over}),
@@ -341,7 +354,7 @@ fn cases() -> Vec<Case> {
             docker_archives, links_between_layers, oci_layouts, oci_platforms,
             oci_links_out_of_the_layout, outer_tars, a_compressed_layer_of_another_digest,
         }),
-        cases!(&[] => fuzz::{seeds_are_in_the_corpus, tar_entries, pax, manifests, configs, indexes}),
+        cases!(&[] => fuzz::{seeds_are_in_the_corpus, tar_entries, pax, manifests, configs, indexes, tar_splits}),
         cases!(STORE => fuzz::{unpacking}),
         cases!(STORE => hostile_tars::{
             a_size_in_a_pax_header_wins, a_size_of_zero_in_a_pax_header_wins,
@@ -370,6 +383,19 @@ fn cases() -> Vec<Case> {
         cases!([podman, skopeo].concat() => archives_tools::{skopeo}),
         cases!([podman, &[Need::Tool("umoci")]].concat() => archives_tools::{umoci_layout}),
         cases!([podman, docker].concat() => archives_tools::{docker}),
+        cases!([BESIDE_OVERLAY, docker, python].concat() => exact::{layers_in_docker}),
+        cases!([podman, VIEW, python].concat() => exact::{layers_in_podman, layers_in_podman_on_vfs}),
+        cases!([podman, VIEW, docker].concat() => exact_images::{of_this_machine}),
+        cases!([VIEW, python, skopeo, &[Need::Tool("umoci")]].concat() => exact_images::{of_128_layers}),
+        cases!([VIEW, python, skopeo].concat() => save_tools::{read_by_skopeo}),
+        cases!([VIEW, python, skopeo, &[Need::Tool("umoci")]].concat() => save_tools::{unpacked_by_umoci_as_before}),
+        cases!([podman, VIEW, python].concat() => save_tools::{read_by_podman}),
+        cases!([BESIDE_OVERLAY, docker, python].concat() => save_tools::{read_by_docker}),
+        cases!([VIEW, tree].concat() => exact_trees::{by_gnu_tar}),
+        cases!([VIEW, tree, &[Need::Tool("bsdtar")]].concat() => exact_trees::{by_bsdtar}),
+        cases!([BESIDE_OVERLAY, docker, tree].concat() => exact_trees::{in_docker}),
+        cases!([podman, VIEW, tree].concat() => exact_trees::{in_podman}),
+        cases!([VIEW, docker, python, &[Need::Tool("umoci")]].concat() => exact::{layers_that_docker_refuses}),
         cases!(STORE => union::{
             an_unlinked_name_and_one_not_looked_up, whiteouts_only_where_needed,
             removed_trees_do_not_come_back, copy_up_keeps_everything,
@@ -483,6 +509,17 @@ fn cases() -> Vec<Case> {
             links_that_come_and_go_do_not_lead_out, a_file_that_cannot_be_written,
         }),
         cases!(STORE => container_files::{renames}),
+        cases!(STORE => import::{with_options, refused, interrupted}),
+        cases!(VIEW => import::{of_every_form}),
+        cases!(STORE => save::{
+            comes_back_as_it_went_in,
+            several_images_and_their_tags,
+            refused,
+            what_has_changed_is_not_saved,
+            an_image_that_is_removed_meanwhile,
+            interrupted,
+            many_layers,
+        }),
         cases!(VIEW => container_files::{
             diff_shows_every_kind_of_change, a_created_container_stays_created,
             diff_after_the_image_was_removed, diff_hides_mount_points,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::fs;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -13,19 +14,20 @@ use crate::cli::error::{CommandError, complain, warn};
 use crate::db::{Image, Snapshot};
 use crate::image::config;
 use crate::image::removal::{self, Unfollowed};
-use crate::model::{DiffId, ImageId, Layer, Phase};
+use crate::model::{BlobDigest, DiffId, ImageId, Layer, Phase};
 use crate::reclaim::pins::Pin;
 use crate::reclaim::{execute, plan};
 use crate::store::index::{self, Condition};
-use crate::store::layout::{ContainerDir, names_in};
+use crate::store::layout::{ContainerDir, names_in, open_directory};
+use crate::store::tar_split::{self, TarSplitError};
 use crate::store::usage::{Usage, measure, measure_one};
 use crate::store::{Store, StoreError};
 
 /// Arguments of `fsck`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Also walk every layer: its entries and allocated bytes must be those it was unpacked with, and
-    /// its index must say what is there
+    /// Also walk and read every layer: its entries, allocated bytes and contents must be those that were
+    /// unpacked, and its index must say what is there
     #[arg(long)]
     deep: bool,
     /// Remove the images that are damaged, so that they can be loaded again, and reclaim the rest; make
@@ -185,8 +187,9 @@ fn check_layer(store: &Store, layer: &Layer, deep: bool) -> Result<(), Wrong> {
     // Layers that an earlier version unpacked had no index then.
     let is_right = [bytes, bytes - index].contains(&layer.bytes);
     match condition {
-        Condition::Sound if is_right => Ok(()),
-        Condition::Missing if is_right => Ok(()),
+        Condition::Sound | Condition::Missing if is_right => {
+            Ok(check_contents(&directory, &layer.diff)?)
+        }
         Condition::Sound => Err(Wrong::Itself(format!(
             "{bytes} bytes are allocated, {} were when it was unpacked",
             layer.bytes
@@ -197,6 +200,20 @@ fn check_layer(store: &Store, layer: &Layer, deep: bool) -> Result<(), Wrong> {
         // The bytes can be judged once it is whole.
         Condition::Missing => Err(Wrong::Index("it is missing".to_owned())),
         Condition::Damaged(why) => Err(Wrong::Index(why)),
+    }
+}
+
+/// Whether the tar that the layer was loaded as can still be made of it. (None can that an earlier
+/// version has unpacked.)
+fn check_contents(directory: &Path, diff: &DiffId) -> Result<(), String> {
+    let opened = open_directory(directory).map_err(|e| e.to_string())?;
+    match tar_split::digest(opened.as_fd()) {
+        Ok(found) if found == BlobDigest::of_layer(diff) => Ok(()),
+        Ok(found) => Err(format!(
+            "its contents are not what was unpacked: their digest is {found}"
+        )),
+        Err(TarSplitError::Missing) => Ok(()),
+        Err(e) => Err(e.to_string()),
     }
 }
 

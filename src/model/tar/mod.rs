@@ -175,6 +175,11 @@ impl<R: Skip> TarReader<R> {
         self.inner
     }
 
+    /// The reader, standing after what was read so far.
+    pub fn inner_mut(&mut self) -> &mut R {
+        &mut self.inner
+    }
+
     /// The next entry; what is left of the data of the one before is passed over. `None` at the
     /// end: two blocks of zeros, or no more bytes.
     pub fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {

@@ -4,7 +4,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{
     AtFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat, fchmod, fchown,
-    fsetxattr, utimensat,
+    fsetxattr, statat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -76,8 +76,11 @@ fn xattr_result(result: rustix::io::Result<()>, key: &[u8]) -> Result<(), Troubl
     }
 }
 
-/// A parent that the tar does not have: root's, whatever it would inherit from the directory it is in.
+/// A parent that the tar does not have: root's, whatever it would inherit from the directory it is in, but for the
+/// setgid bit, which Docker leaves as the kernel made it.
 pub(super) fn dress_new_parent(at: BorrowedFd<'_>, name: &[u8]) -> Result<(), Trouble> {
+    let made = statat(at, name, AtFlags::SYMLINK_NOFOLLOW).map_err(with("look at it"))?;
+    let mode = Mode::from_raw_mode(made.st_mode) & Mode::SGID | Mode::from_raw_mode(0o755);
     chownat(
         at,
         name,
@@ -86,5 +89,5 @@ pub(super) fn dress_new_parent(at: BorrowedFd<'_>, name: &[u8]) -> Result<(), Tr
         AtFlags::SYMLINK_NOFOLLOW,
     )
     .map_err(with(SET_OWNER))?;
-    chmodat(at, name, Mode::from_raw_mode(0o755), AtFlags::empty()).map_err(with("set the mode"))
+    chmodat(at, name, mode, AtFlags::empty()).map_err(with("set the mode"))
 }

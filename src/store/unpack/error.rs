@@ -5,6 +5,7 @@ use std::io;
 use rustix::io::Errno;
 
 use crate::model::tar::{TarError, shown};
+use crate::store::StoreError;
 
 /// Why a layer cannot be unpacked: one line that names the entry.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +13,9 @@ pub enum UnpackError {
     /// The caller's `cancel` said so.
     #[error("interrupted")]
     Interrupted,
+    /// Of the store's files.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The layer's tar is broken, or cannot be read.
     #[error("{0}")]
     Tar(TarError),

@@ -40,7 +40,7 @@ pub(super) fn place(path: &[u8]) -> Result<Place, String> {
     };
     if name == OPAQUE && !parts.iter().any(|p| p.starts_with(WHITEOUT)) {
         return Ok(Place::Opaque {
-            directory: joined(&parts)?,
+            directory: path_of(&parts)?,
         });
     }
     if name.starts_with(META) || parts.iter().any(|p| p.starts_with(META)) {
@@ -49,7 +49,7 @@ pub(super) fn place(path: &[u8]) -> Result<Place, String> {
     if parts.iter().any(|p| p.starts_with(WHITEOUT)) {
         return Err("a whiteout cannot be a directory".to_owned());
     }
-    let parent = joined(&parts)?;
+    let parent = path_of(&parts)?;
     let whole = parent.len() + 1 + name.len();
     if whole > MAX_PATH {
         return Err(format!("a path of more than {MAX_PATH} bytes"));
@@ -64,6 +64,14 @@ pub(super) fn place(path: &[u8]) -> Result<Place, String> {
             parent,
             name: name.to_vec(),
         }),
+    }
+}
+
+/// The path of `name` in the directory `parent`.
+pub(super) fn joined(parent: &[u8], name: &[u8]) -> Vec<u8> {
+    match parent {
+        [] => name.to_vec(),
+        parent => [parent, b"/", name].concat(),
     }
 }
 
@@ -97,7 +105,7 @@ fn components(path: &[u8]) -> Result<Vec<&[u8]>, String> {
     Ok(parts)
 }
 
-fn joined(parts: &[&[u8]]) -> Result<Vec<u8>, String> {
+fn path_of(parts: &[&[u8]]) -> Result<Vec<u8>, String> {
     let path = parts.join(&b'/');
     match path.len() > MAX_PATH {
         true => Err(format!("a path of more than {MAX_PATH} bytes")),

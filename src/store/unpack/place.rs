@@ -1,6 +1,8 @@
 //! Putting one entry after the other into the tree. See the rules in the [module above](super).
 
+use std::borrow::Cow;
 use std::ffi::CString;
+use std::io::Write;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
@@ -15,7 +17,8 @@ use super::dress::{DEFAULT_ACL, dress_at, dress_fd, dress_new_parent, times};
 use super::error::{Trouble, refused, with};
 use super::later::{self, Later};
 use super::name::{self, Place};
-use crate::model::tar::{Entry, Kind, Segment, Skip, TarReader, Time, shown};
+use super::record::Recorded;
+use crate::model::tar::{Entry, Kind, Segment, TarError, TarReader, Time, shown};
 use crate::sys::in_root::open_in_root;
 use crate::sys::remove_tree::remove_tree;
 
@@ -43,6 +46,7 @@ pub(super) struct Tree<'a> {
     parent: Option<(Vec<u8>, Rc<OwnedFd>)>,
     later: later::List,
     has_root: bool,
+    has_replaced: bool,
     buffer: Vec<u8>,
 }
 
@@ -61,16 +65,17 @@ impl<'a> Tree<'a> {
             parent: None,
             later: later::List::default(),
             has_root: false,
+            has_replaced: false,
             buffer: vec![0; COPY_BUFFER],
         }
     }
 
     /// Puts one entry, its data read from `tar`. False when it is no file of the layer: a whiteout,
     /// or something that has no effect.
-    pub(super) fn put<R: Skip>(
+    pub(super) fn put<W: Write>(
         &mut self,
         entry: &Entry,
-        tar: &mut TarReader<R>,
+        tar: &mut TarReader<Recorded<'_, W>>,
     ) -> Result<bool, Trouble> {
         match name::place(&entry.path).map_err(Trouble::Refused)? {
             Place::Nothing => return Ok(false),
@@ -93,7 +98,7 @@ impl<'a> Tree<'a> {
                 let at = at.as_fd();
                 match entry.kind {
                     Kind::Directory => self.directory(at, &parent, &name, entry)?,
-                    Kind::File => self.file(at, &name, entry, tar)?,
+                    Kind::File => self.file(at, (&parent, &name), entry, tar)?,
                     Kind::HardLink => self.hard_link(at, &name, &entry.link)?,
                     Kind::CharDevice if entry.device == (0, 0) => {
                         self.whiteout(at, &name)?;
@@ -123,6 +128,11 @@ impl<'a> Tree<'a> {
             }
         }
         Ok(true)
+    }
+
+    /// Whether something that was put has been replaced since.
+    pub(super) fn has_replaced(&self) -> bool {
+        self.has_replaced
     }
 
     /// Does what had to wait until everything is in place. Says whether the tar had the root.
@@ -290,10 +300,7 @@ impl<'a> Tree<'a> {
         }
         let directory =
             openat(at, name, DIRECTORY, Mode::empty()).map_err(with("open the directory"))?;
-        let path = match parent {
-            [] => name.to_vec(),
-            parent => [parent, b"/", name].concat(),
-        };
+        let path = name::joined(parent, name);
         self.dress_directory(&directory, &path, entry)
     }
 
@@ -306,6 +313,7 @@ impl<'a> Tree<'a> {
     ) -> Result<(), Trouble> {
         if matches!(found, Found::Whiteout | Found::Other(_)) {
             self.parent = None;
+            self.has_replaced |= matches!(found, Found::Other(_));
             unlinkat(at, name, AtFlags::empty()).map_err(with("replace what is there"))?;
         }
         mkdirat(at, name, Mode::RWXU).map_err(with("make the directory"))?;
@@ -328,23 +336,25 @@ impl<'a> Tree<'a> {
         self.do_it_later(path, entry.mtime, acl.map(|(_, value)| value.clone()))
     }
 
-    fn file<R: Skip>(
+    fn file<W: Write>(
         &mut self,
         at: BorrowedFd<'_>,
-        name: &[u8],
+        (parent, name): (&[u8], &[u8]),
         entry: &Entry,
-        tar: &mut TarReader<R>,
+        tar: &mut TarReader<Recorded<'_, W>>,
     ) -> Result<(), Trouble> {
         let file = self.new_name(at, name, "make the file", || {
             openat(at, name, NEW_FILE, Mode::RUSR | Mode::WUSR)
         })?;
-        let whole = [Segment {
-            offset: 0,
-            length: entry.stored,
-        }];
-        for segment in entry.sparse.as_deref().unwrap_or(&whole) {
+        let path = name::joined(parent, name);
+        let noted = |e| Trouble::Tar(TarError::Read(e));
+        tar.inner_mut().begin_contents();
+        for segment in segments(entry).iter() {
             let mut offset = segment.offset;
             let mut left = segment.length;
+            tar.inner_mut()
+                .contents(&path, offset, left)
+                .map_err(noted)?;
             while left > 0 {
                 let most = usize::try_from(left).map_or(COPY_BUFFER, |l| l.min(COPY_BUFFER));
                 let read = tar
@@ -365,6 +375,7 @@ impl<'a> Tree<'a> {
                 left -= read as u64;
             }
         }
+        tar.inner_mut().end_contents();
         if entry.sparse.is_some() {
             ftruncate(&file, entry.size).map_err(with("set the size of the sparse file"))?;
         }
@@ -438,7 +449,9 @@ impl<'a> Tree<'a> {
             other => return other.map_err(with(action)),
         }
         self.parent = None;
-        match look(at, name).map_err(with("look at what is there"))? {
+        let found = look(at, name).map_err(with("look at what is there"))?;
+        self.has_replaced |= matches!(found, Found::Directory | Found::Other(_));
+        match found {
             Found::Nothing => Ok(()),
             Found::Directory => remove_tree(at, name),
             Found::Whiteout | Found::Other(_) => unlinkat(at, name, AtFlags::empty()),
@@ -482,6 +495,17 @@ impl<'a> Tree<'a> {
             other => other,
         }
         .map_err(with("make the directory opaque"))
+    }
+}
+
+/// Where the stored bytes of a file go: to its beginning, all of them, if it is not sparse.
+pub(super) fn segments(entry: &Entry) -> Cow<'_, [Segment]> {
+    match &entry.sparse {
+        Some(map) => Cow::Borrowed(map),
+        None => Cow::Owned(vec![Segment {
+            offset: 0,
+            length: entry.stored,
+        }]),
     }
 }
 

@@ -11,7 +11,6 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::Cancelled;
 use crate::model::DiffId;
-use crate::model::tar::Skip;
 
 /// Large enough that the channel costs nothing, small enough to stay in the CPU's cache.
 const BUFFER: usize = 256 << 10;
@@ -130,14 +129,25 @@ impl Stream<'_> {
         Ok(&self.buffer[self.at..])
     }
 
-    /// Passes over what follows the end of the tar: it counts in the digest.
-    pub(super) fn drain(mut self) -> io::Result<()> {
-        loop {
-            match self.at_hand()?.len() {
-                0 => return Ok(()),
-                n => self.at += n,
+    /// Passes over up to `count` bytes, and shows them to `each`. Gives how many there were, fewer only
+    /// at the end.
+    pub(super) fn pass(
+        &mut self,
+        count: u64,
+        mut each: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<u64> {
+        let mut left = count;
+        while left > 0 {
+            let bytes = self.at_hand()?;
+            if bytes.is_empty() {
+                break;
             }
+            let n = usize::try_from(left).map_or(bytes.len(), |l| l.min(bytes.len()));
+            each(&bytes[..n])?;
+            self.at += n;
+            left -= n as u64;
         }
+        Ok(count - left)
     }
 }
 
@@ -148,21 +158,5 @@ impl Read for Stream<'_> {
         buffer[..n].copy_from_slice(&bytes[..n]);
         self.at += n;
         Ok(n)
-    }
-}
-
-impl Skip for Stream<'_> {
-    fn skip(&mut self, count: u64) -> io::Result<u64> {
-        let mut left = count;
-        while left > 0 {
-            let here = self.at_hand()?.len();
-            if here == 0 {
-                break;
-            }
-            let n = usize::try_from(left).map_or(here, |l| l.min(here));
-            self.at += n;
-            left -= n as u64;
-        }
-        Ok(count - left)
     }
 }

@@ -1,13 +1,15 @@
 //! A layer: unpacked into a directory, beside which nothing may change. Only as root much is done.
 
 use std::fs::{self, File};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use layerctl::model::DiffId;
+use layerctl::model::tar_split::{TarSplitReader, TarSplitWriter};
 use layerctl::store::index::{Condition, check_layer};
-use layerctl::store::unpack::unpack;
+use layerctl::store::tar_split::join;
+use layerctl::store::unpack::{UnpackError, Unpacked, split_again, unpack};
 
 use super::{check_message, with_checksums};
 
@@ -23,7 +25,7 @@ pub fn check(data: &[u8]) {
     fs::set_permissions(&outside, fs::Permissions::from_mode(0o751)).expect("set a mode");
     let before = listing(scratch.path());
     let root = File::open(&tree).expect("open a directory");
-    let unpacked = unpack(tar.as_slice(), root.as_fd(), &|| false);
+    let unpacked = unpack_and_join(&tar, root.as_fd());
     assert_eq!(
         before,
         listing(scratch.path()),
@@ -42,8 +44,23 @@ pub fn check(data: &[u8]) {
     layerctl::sys::remove_tree::remove_tree(root, b".").ok();
 }
 
+/// What was unpacked gives the same tar again.
+fn unpack_and_join(tar: &[u8], tree: BorrowedFd<'_>) -> Result<Unpacked, UnpackError> {
+    let mut split = TarSplitWriter::new(Vec::new());
+    let unpacked = unpack(tar, tree, &mut split, &|| false)?;
+    if unpacked.has_replaced {
+        split = TarSplitWriter::new(Vec::new());
+        split_again(tar, tree, &mut split, &|| false)?;
+    }
+    let split = split.finish().expect("write to memory");
+    let mut again = Vec::new();
+    join(TarSplitReader::new(split.as_slice()), tree, &mut again).expect("make it again");
+    assert!(again == tar, "made again it is another tar");
+    Ok(unpacked)
+}
+
 /// In memory where that can be, for it is done thousands of times a second.
-fn scratch() -> tempfile::TempDir {
+pub(super) fn scratch() -> tempfile::TempDir {
     let base = Path::new("/dev/shm");
     let made = match base.is_dir() {
         true => tempfile::tempdir_in(base),

@@ -268,9 +268,20 @@ impl Archive {
         (archive, built)
     }
 
+    /// One with an image of these layers' tars, whatever is in them, the lowest first.
+    pub fn of_tars(tag: &str, tars: Vec<Vec<u8>>) -> (Archive, Built) {
+        let mut archive = Archive::default();
+        let built = archive.add_tars(&Image::new(&[tag], Vec::new()), tars);
+        (archive, built)
+    }
+
     /// Adds an image; layers that are there already are not written twice.
     pub fn add(&mut self, image: &Image) -> Built {
-        let tars: Vec<Vec<u8>> = image.layers.iter().map(Layer::tar).collect();
+        let tars = image.layers.iter().map(Layer::tar).collect();
+        self.add_tars(image, tars)
+    }
+
+    fn add_tars(&mut self, image: &Image, tars: Vec<Vec<u8>>) -> Built {
         let diffs: Vec<String> = tars.iter().map(|tar| digest(tar)).collect();
         let files: Vec<String> = diffs.iter().map(|d| format!("{}.tar", &d[7..])).collect();
         for (name, tar) in files.iter().zip(tars) {

@@ -36,12 +36,26 @@ pub struct Entry {
 /// Every entry below `root`, by its path from there; the root itself is "".
 #[track_caller]
 pub fn read(root: &Path) -> BTreeMap<PathBuf, Entry> {
+    read_all(root, false)
+}
+
+/// The same of a kernel overlayfs, which lists the whiteouts of a directory that is in one layer alone, and says
+/// when it is asked that they are not there.
+#[track_caller]
+pub fn read_overlayfs(root: &Path) -> BTreeMap<PathBuf, Entry> {
+    read_all(root, true)
+}
+
+#[track_caller]
+fn read_all(root: &Path, lists_whiteouts: bool) -> BTreeMap<PathBuf, Entry> {
     let mut entries = BTreeMap::new();
     let mut first_names = HashMap::new();
     let mut paths = vec![root.to_owned()];
     while let Some(path) = paths.pop() {
-        let meta =
-            fs::symlink_metadata(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let meta = match fs::symlink_metadata(&path) {
+            Err(e) if lists_whiteouts && e.kind() == std::io::ErrorKind::NotFound => continue,
+            other => other.unwrap_or_else(|e| panic!("{}: {e}", path.display())),
+        };
         let content = if meta.is_dir() {
             let mut names: Vec<PathBuf> = fs::read_dir(&path)
                 .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
