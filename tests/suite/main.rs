@@ -324,6 +324,7 @@ fn cases() -> Vec<Case> {
             events_of_a_tag_that_moves, gc_says_what_it_left,
         }),
         cases!(VIEW => demo::{of_this_machine, of_an_archive_with_a_plot, of_what_is_no_archive}),
+        cases!([VIEW, &[Need::Tool("setfacl")]].concat() => places::{below_inherited_access_lists}),
         cases!(STORE => places::{root_from_the_environment}),
         cases!(VIEW => places::{
             relative_and_linked_roots, views_at_odd_places, a_view_behind_a_link,
