@@ -2,6 +2,9 @@
 
 use std::io::{self, BufRead, Read};
 
+use super::memory::{MOST, Share};
+use super::zstd_frames::Frames;
+
 /// What bytes are compressed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Compression {
@@ -15,11 +18,6 @@ pub(super) enum Compression {
 
 /// As many bytes as [`Compression::of`] wants to see.
 pub(super) const MAGIC: usize = 6;
-
-/// The window of `zstd -22 --ultra` would be 128 MiB; `zstd -19` has 8 MiB.
-const ZSTD_WINDOW_LOG: u32 = 26;
-/// `xz -9` takes 65 MiB.
-const XZ_MEMORY: u64 = 80 << 20;
 
 impl Compression {
     /// By the first bytes.
@@ -35,26 +33,27 @@ impl Compression {
         }
     }
 
-    /// A reader of the uncompressed bytes.
-    pub(super) fn reader<R: BufRead + Send + 'static>(
+    /// A reader of the uncompressed bytes. Waits, here or as it reads, while other readers have too much memory.
+    pub(super) fn reader<'a, R: BufRead + Send + 'a>(
         self,
         stored: R,
-    ) -> io::Result<Box<dyn Read + Send>> {
+    ) -> io::Result<Box<dyn Read + Send + 'a>> {
         Ok(match self {
             Compression::None => Box::new(stored),
             Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(stored)),
             Compression::Xz => {
+                // `xz -9` takes 65 MiB. What one takes is seen only when it has begun.
+                let share = Share::wait(MOST);
                 let stream = liblzma::stream::Stream::new_stream_decoder(
-                    XZ_MEMORY,
+                    MOST,
                     liblzma::stream::CONCATENATED,
                 )?;
-                Box::new(liblzma::bufread::XzDecoder::new_stream(stored, stream))
+                Box::new(Sharing {
+                    reader: liblzma::bufread::XzDecoder::new_stream(stored, stream),
+                    _share: share,
+                })
             }
-            Compression::Zstd => {
-                let mut decoder = zstd::stream::read::Decoder::with_buffer(stored)?;
-                decoder.window_log_max(ZSTD_WINDOW_LOG)?;
-                Box::new(decoder)
-            }
+            Compression::Zstd => Box::new(Frames::new(stored)),
             Compression::Bzip2 => {
                 return Err(io::Error::new(
                     io::ErrorKind::Unsupported,
@@ -62,6 +61,18 @@ impl Compression {
                 ));
             }
         })
+    }
+}
+
+/// A reader with its share of the memory.
+struct Sharing<R> {
+    reader: R,
+    _share: Share,
+}
+
+impl<R: Read> Read for Sharing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.reader.read(buffer)
     }
 }
 

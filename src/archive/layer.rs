@@ -28,6 +28,7 @@ pub struct LayerReader {
 /// The stored bytes and how far they were read.
 struct Stored {
     file: Arc<File>,
+    start: u64,
     at: u64,
     end: u64,
     hash: Option<Sha256>,
@@ -65,6 +66,7 @@ impl LayerReader {
             .map(|(digest, _)| digest);
         let stored = Arc::new(Mutex::new(Stored {
             file,
+            start: offset,
             at: offset,
             end: offset + size,
             hash: digest.is_some().then(Sha256::new),
@@ -77,6 +79,12 @@ impl LayerReader {
             uncompressed: compression.reader(bytes).map_err(bad)?,
             stored,
         })
+    }
+
+    /// How many of the stored bytes it has read.
+    pub fn stored_read(&self) -> u64 {
+        let stored = lock(&self.stored);
+        stored.at - stored.start
     }
 
     /// Reads what is left of the stored bytes and checks their digest, where the archive says one.

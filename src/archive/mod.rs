@@ -28,6 +28,7 @@
 //! | entries of the outer tar, bytes of their names | 65,536, 8 MiB |
 //! | indexes in one another | 4 |
 //! | window of zstd, memory of xz | 64 MiB, 80 MiB |
+//! | memory of all decoders together: more wait for one another | 80 MiB |
 
 pub mod config;
 mod decode;
@@ -36,6 +37,7 @@ mod error;
 mod images;
 mod json;
 mod layer;
+mod memory;
 mod oci;
 mod outer;
 pub mod platform;
@@ -44,6 +46,7 @@ pub mod save;
 mod spool;
 pub mod tree_tar;
 pub mod write;
+mod zstd_frames;
 
 use std::path::{Path, PathBuf};
 
@@ -104,13 +107,24 @@ pub struct ArchivedLayer {
 
 impl Archive {
     /// Opens an archive and lists what is in it. A stream or a compressed archive is copied to an unnamed file in
-    /// `spool_dir`. `cancel` is asked now and then; [`ArchiveError::Interrupted`] when it says true.
+    /// `spool_dir`. `cancel` is asked now and then, also while a pipe has nothing to give;
+    /// [`ArchiveError::Interrupted`] when it says true.
     pub fn open(
         input: Input,
         spool_dir: &Path,
-        cancel: &dyn Fn() -> bool,
+        cancel: &(dyn Fn() -> bool + Sync),
     ) -> Result<Archive, ArchiveError> {
-        let outer = spool::open(input, spool_dir, cancel)?;
+        Archive::open_telling(input, spool_dir, cancel, &|_| ())
+    }
+
+    /// The same; `copied` is told of how many bytes a copy is made already.
+    pub fn open_telling(
+        input: Input,
+        spool_dir: &Path,
+        cancel: &(dyn Fn() -> bool + Sync),
+        copied: &dyn Fn(u64),
+    ) -> Result<Archive, ArchiveError> {
+        let outer = spool::open(input, spool_dir, cancel, copied)?;
         Ok(Archive { outer })
     }
 

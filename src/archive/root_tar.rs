@@ -21,9 +21,9 @@ impl RootTar {
     pub fn open(
         input: Input,
         spool_dir: &Path,
-        cancel: &dyn Fn() -> bool,
+        cancel: &(dyn Fn() -> bool + Sync),
     ) -> Result<RootTar, ArchiveError> {
-        let (label, file) = match spool::seekable(input, spool_dir, cancel, |_| true)? {
+        let (label, file) = match spool::seekable(input, spool_dir, |_| true, cancel, &|_| ())? {
             (label, Seekable::File(file)) => (label, file),
             (label, Seekable::Directory(_)) => {
                 return Err(ArchiveError::Unknown {

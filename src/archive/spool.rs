@@ -1,9 +1,13 @@
 //! Opening an input so that it can be read anywhere: in place, or from an unnamed copy in the store.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek as _, Write as _};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use super::decode::{Compression, MAGIC, explained};
 use super::outer::Outer;
@@ -15,14 +19,21 @@ const COPY_BUFFER: usize = 256 << 10;
 /// The bytes of a block of a tar.
 const BLOCK: u64 = 512;
 
+/// How long a pipe is waited for before `cancel` is asked again.
+const PATIENCE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 50_000_000,
+};
+
 /// Opens and lists an archive.
 pub(super) fn open(
     input: Input,
     spool_dir: &Path,
-    cancel: &dyn Fn() -> bool,
+    cancel: &(dyn Fn() -> bool + Sync),
+    copied: &dyn Fn(u64),
 ) -> Result<Outer, ArchiveError> {
     let in_place = |compression| compression == Compression::None;
-    match seekable(input, spool_dir, cancel, in_place)? {
+    match seekable(input, spool_dir, in_place, cancel, copied)? {
         (label, Seekable::File(file)) => Outer::tar(label, file, cancel),
         (label, Seekable::Directory(directory)) => Ok(Outer::directory(label, directory.into())),
     }
@@ -35,18 +46,24 @@ pub(super) enum Seekable {
 }
 
 /// Opens an input: a file in place if what it begins with says `in_place`, else an uncompressed copy.
-/// Gives its name for messages as well.
+/// Gives its name for messages as well. `copied` is told how many bytes of a copy there are.
 pub(super) fn seekable(
     input: Input,
     spool_dir: &Path,
-    cancel: &dyn Fn() -> bool,
     in_place: impl Fn(Compression) -> bool,
+    cancel: &(dyn Fn() -> bool + Sync),
+    copied: &dyn Fn(u64),
 ) -> Result<(String, Seekable), ArchiveError> {
     let (label, opened) = match input {
         Input::Path(path) => {
             let label = shown(path.as_os_str().as_encoded_bytes());
-            let opened = File::open(&path).map(Opened::File);
-            (label, opened)
+            // A pipe that nobody writes to yet is opened all the same, and waited for where that can be ended.
+            let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+            let opened = OpenOptions::new()
+                .read(true)
+                .custom_flags(flags.bits().cast_signed())
+                .open(&path);
+            (label, opened.map(Opened::File))
         }
         Input::Stdin => {
             let stdin = rustix::stdio::stdin().try_clone_to_owned();
@@ -58,7 +75,7 @@ pub(super) fn seekable(
         archive: label.clone(),
         source,
     };
-    let stream: Box<dyn Read + Send> = match opened.map_err(read_error)? {
+    let stream: Box<dyn Read + Send + '_> = match opened.map_err(read_error)? {
         Opened::Stream(stream) => stream,
         Opened::File(mut file) => {
             let kind = file.metadata().map_err(read_error)?.file_type();
@@ -74,10 +91,10 @@ pub(super) fn seekable(
                     return Ok((label, Seekable::File(file)));
                 }
             }
-            Box::new(file)
+            Box::new(Patient { file, cancel })
         }
     };
-    let copy = copied(&label, stream, spool_dir, cancel)?;
+    let copy = copy(&label, stream, spool_dir, cancel, copied)?;
     Ok((label, Seekable::File(copy)))
 }
 
@@ -87,15 +104,20 @@ enum Opened {
 }
 
 /// An unnamed file in `spool_dir` with what `stream` yields, uncompressed.
-fn copied(
+fn copy(
     label: &str,
-    mut stream: Box<dyn Read + Send>,
+    mut stream: Box<dyn Read + Send + '_>,
     spool_dir: &Path,
-    cancel: &dyn Fn() -> bool,
+    cancel: &(dyn Fn() -> bool + Sync),
+    copied: &dyn Fn(u64),
 ) -> Result<File, ArchiveError> {
-    let read_error = |source| ArchiveError::Read {
-        archive: label.to_owned(),
-        source: explained(source),
+    let read_error = |source: io::Error| match source.get_ref().is_some_and(|e| e.is::<Cancelled>())
+    {
+        true => ArchiveError::Interrupted,
+        false => ArchiveError::Read {
+            archive: label.to_owned(),
+            source: explained(source),
+        },
     };
     let write_error = |source| ArchiveError::Spool {
         archive: label.to_owned(),
@@ -127,15 +149,57 @@ fn copied(
         });
     }
     copy.write_all(&block).map_err(write_error)?;
+    let mut written = block.len() as u64;
     loop {
         if cancel() {
             return Err(ArchiveError::Interrupted);
         }
         match reader.read(&mut buffer) {
             Ok(0) => return Ok(copy),
-            Ok(n) => copy.write_all(&buffer[..n]).map_err(write_error)?,
+            Ok(n) => {
+                copy.write_all(&buffer[..n]).map_err(write_error)?;
+                written += n as u64;
+                copied(written);
+            }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(read_error(e)),
+        }
+    }
+}
+
+/// A file, pipe, socket or device that may let its reader wait: not longer than `cancel` allows.
+struct Patient<'a> {
+    file: File,
+    cancel: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// `cancel` has ended the waiting.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+struct Cancelled;
+
+impl Read for Patient<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if (self.cancel)() {
+                return Err(io::Error::other(Cancelled));
+            }
+            // A signal may come to this thread or to another one: hence not without a limit.
+            match poll(
+                &mut [PollFd::new(&self.file, PollFlags::IN)],
+                Some(&PATIENCE),
+            ) {
+                Ok(0) | Err(Errno::INTR) => continue,
+                other => other?,
+            };
+            match self.file.read(buffer) {
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                    ) => {}
+                other => return other,
+            }
         }
     }
 }

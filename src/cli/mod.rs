@@ -9,6 +9,7 @@ pub mod exit_code;
 pub mod interrupt;
 pub mod joined;
 pub mod list;
+mod load_progress;
 pub mod output_file;
 pub mod overlay_options;
 pub mod serve;

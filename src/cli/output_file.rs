@@ -4,7 +4,9 @@ use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tempfile::NamedTempFile;
 
 use super::error::{CommandError, output};
@@ -43,17 +45,22 @@ impl Output {
             let e = io::Error::from(io::ErrorKind::IsADirectory);
             return Err(StoreError::at("create", path)(e).into());
         }
-        let directory = directory_of(path);
-        let temporary = tempfile::Builder::new()
-            .prefix(".layerctl-")
-            .tempfile_in(directory)
-            .map_err(StoreError::at("create", path))?;
-        let unfinished = temporary.path().to_owned();
+        let unfinished = Arc::new(Mutex::new(None::<PathBuf>));
+        let known = Arc::clone(&unfinished);
         on_interrupt(move || {
-            // It may have its own name by now.
-            std::fs::remove_file(&unfinished).unwrap_or_default();
+            // Not while it is made: then it would stay.
+            if let Some(path) = &*known.lock() {
+                // It may have its own name by now.
+                std::fs::remove_file(path).unwrap_or_default();
+            }
             std::process::exit(Exit::Interrupted.code().into());
         })?;
+        let mut unfinished = unfinished.lock();
+        let temporary = tempfile::Builder::new()
+            .prefix(".layerctl-")
+            .tempfile_in(directory_of(path))
+            .map_err(StoreError::at("create", path))?;
+        *unfinished = Some(temporary.path().to_owned());
         let temporary = BufWriter::with_capacity(BUFFER, temporary);
         Ok(Output::File(temporary, path.to_owned()))
     }

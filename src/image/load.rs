@@ -5,15 +5,20 @@
 //! store as it was. A load that is killed leaves complete layers in `staging/`, which the next one
 //! that wants them takes over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read};
+use std::sync::{Mutex, PoisonError};
 
+use super::crew::each;
+use super::progress::{Done, Progress};
 use super::publish::{Newcomer, PublishError, finish, publish, unnamed_config};
-use crate::archive::{Archive, ArchiveError, ArchivedImage, ArchivedLayer, Input};
+use crate::archive::{Archive, ArchiveError, ArchivedImage, ArchivedLayer, Input, LayerReader};
 use crate::db::{Db, DbError};
 use crate::model::{DiffId, ImageId, Reference};
 use crate::store::staging::Staged;
 use crate::store::unpack::UnpackError;
 use crate::store::{Store, StoreError};
+use crate::sys::descriptors::raise_limit_to;
 
 /// Why an archive was not loaded.
 #[derive(Debug, thiserror::Error)]
@@ -74,27 +79,48 @@ pub struct Loaded {
 /// Says whether to give up; asked often.
 pub type Cancel<'a> = &'a (dyn Fn() -> bool + Sync);
 
-/// Load every image of an archive.
+/// The most layers that are unpacked at once: each takes a few megabytes and three threads' time.
+const MOST_AT_ONCE: usize = 4;
+
+/// Descriptors beside the one that each layer and each image keeps: standard ones, the database, those of
+/// the layers being unpacked.
+const SPARE_DESCRIPTORS: usize = 128;
+
+/// Load every image of an archive. Several layers are unpacked at once, where there are processors for it.
 ///
 /// # Errors
-/// Whatever is wrong with any of them; then none was loaded.
+/// Whatever is wrong with any of them; then none was loaded. Of several bad layers it is told of the first.
 pub fn load(
     db: &mut Db,
     store: &Store,
     input: Input,
     cancel: Cancel<'_>,
+    progress: &dyn Progress,
 ) -> Result<Vec<Loaded>, LoadError> {
-    let archive = Archive::open(input, &store.staging(), cancel)?;
+    let copied = |bytes| progress.copied(bytes);
+    let archive = Archive::open_telling(input, &store.staging(), cancel, &copied)?;
     let images = archive.images(cancel)?;
+    let layers = distinct_layers(&images);
+    raise_limit_to(layers.len() + images.len() + SPARE_DESCRIPTORS);
     let newcomers = newcomers(store, &images)?;
     let mut staged: BTreeMap<DiffId, Staged> = BTreeMap::new();
     loop {
-        for layer in images.iter().flat_map(|image| &image.layers) {
-            let diff = &layer.diff_id;
-            if !staged.contains_key(diff) && db.read(|tx| tx.present_layer(diff))?.is_none() {
-                staged.insert(diff.clone(), stage(store, &archive, layer, cancel)?);
+        let wanted: Vec<&ArchivedLayer> = (layers.iter().copied())
+            .filter(|layer| !staged.contains_key(&layer.diff_id))
+            .collect();
+        let looked_up = Mutex::new(&mut *db);
+        let new = each(&wanted, workers(), |layer, given_up| {
+            let looked_up = || looked_up.lock().unwrap_or_else(PoisonError::into_inner);
+            let present = looked_up().read(|tx| tx.present_layer(&layer.diff_id))?;
+            if present.is_some() {
+                progress.done(&layer.diff_id, Done::Present);
+                return Ok(None);
             }
-        }
+            let cancel = || cancel() || given_up();
+            stage(store, &archive, layer, &cancel, progress).map(Some)
+        })?;
+        let diffs = wanted.iter().map(|layer| layer.diff_id.clone());
+        staged.extend(diffs.zip(new).filter_map(|(diff, new)| Some((diff, new?))));
         if publish(db, store, &newcomers, &mut staged)? {
             break;
         }
@@ -108,6 +134,17 @@ pub fn load(
             tags: image.tags,
         })
         .collect())
+}
+
+/// Every layer once, in the order in which they come.
+fn distinct_layers(images: &[ArchivedImage]) -> Vec<&ArchivedLayer> {
+    let mut seen = BTreeSet::new();
+    let layers = images.iter().flat_map(|image| &image.layers);
+    layers.filter(|l| seen.insert(&l.diff_id)).collect()
+}
+
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST_AT_ONCE))
 }
 
 /// The images as they are to be published, their configs on the disk.
@@ -130,10 +167,14 @@ fn stage(
     archive: &Archive,
     layer: &ArchivedLayer,
     cancel: Cancel<'_>,
+    progress: &dyn Progress,
 ) -> Result<Staged, LoadError> {
     if let Some(staged) = Staged::adopt(store, &layer.diff_id)? {
+        let size = staged.sizes().map_or(0, |sizes| sizes.size);
+        progress.done(&layer.diff_id, Done::Adopted(size));
         return Ok(staged);
     }
+    progress.begun(&layer.diff_id, layer.stored_size);
     let mut staged = Staged::create(store, &layer.diff_id)?;
     let told = |source| match source {
         UnpackError::Interrupted => LoadError::Interrupted,
@@ -151,7 +192,12 @@ fn stage(
         }),
     };
     let mut reader = archive.open_layer(layer)?;
-    let unpacked = staged.unpack(&mut reader, cancel).map_err(told)?;
+    let watched = Watched {
+        reader: &mut reader,
+        layer: &layer.diff_id,
+        progress,
+    };
+    let unpacked = staged.unpack(watched, cancel).map_err(told)?;
     reader.finish(cancel)?;
     right(unpacked.diff_id)?;
     if unpacked.has_replaced {
@@ -159,5 +205,21 @@ fn stage(
         right(staged.split_again(&mut reader, cancel).map_err(told)?)?;
     }
     staged.complete(store, &layer.diff_id, unpacked.size, unpacked.has_root)?;
+    progress.done(&layer.diff_id, Done::Unpacked(unpacked.size));
     Ok(staged)
+}
+
+/// A layer's reader that tells how far it is.
+struct Watched<'a> {
+    reader: &'a mut LayerReader,
+    layer: &'a DiffId,
+    progress: &'a dyn Progress,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.reader.read(buffer)?;
+        self.progress.read(self.layer, self.reader.stored_read());
+        Ok(n)
+    }
 }

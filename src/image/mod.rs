@@ -3,8 +3,10 @@
 pub mod change;
 pub mod commit;
 pub mod config;
+mod crew;
 pub mod import;
 pub mod load;
+pub mod progress;
 pub mod publish;
 pub mod removal;
 pub mod removal_plan;

@@ -368,6 +368,7 @@ mod tests {
         let (_dir, store, diff) = store();
         let mut staged = Staged::create(&store, &diff).unwrap();
         std::fs::write(staged.tree().join("f"), vec![1; 10_000]).unwrap();
+        std::fs::write(staged.path.join(tar_split::NAME), "anything").unwrap();
         let sizes = staged.complete(&store, &diff, 10_000, true).unwrap();
         assert!(sizes.bytes >= 12_288 && sizes.size == 10_000 && sizes.entries == 2);
         assert!(

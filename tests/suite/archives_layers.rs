@@ -204,8 +204,8 @@ pub fn cancelled() {
     let result = unpack(endless, fd.as_fd(), &mut split, &cancel);
     assert!(matches!(result, Err(UnpackError::Interrupted)));
     let endless = Input::Stream("endless".to_owned(), Box::new(std::io::repeat(1)));
-    let asked = std::cell::Cell::new(0);
-    let cancel = || asked.replace(asked.get() + 1) > 5;
+    let asked = std::sync::atomic::AtomicU32::new(0);
+    let cancel = || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) > 5;
     let result = Archive::open(endless, dir.path(), &cancel);
     assert!(matches!(result, Err(ArchiveError::Interrupted)));
 }

@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Read;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -12,13 +11,11 @@ use std::process::Command;
 
 use layerctl::archive::write::{LayerBuilder, Meta};
 use layerctl::archive::{Archive, ArchiveError, ArchivedImage, ImageConfig, Input};
-use layerctl::model::digest::DigestWriter;
-use layerctl::model::tar_split::{TarSplitReader, TarSplitWriter};
-use layerctl::model::{BlobDigest, DiffId};
-use layerctl::store::tar_split::join;
-use layerctl::store::unpack::{UnpackError, Unpacked, split_again, unpack};
+use layerctl::model::DiffId;
+use layerctl::store::unpack::{UnpackError, Unpacked};
 use tempfile::TempDir;
 
+use crate::fuzz_checks::unpack::unpack_and_join;
 pub use crate::harness::disk::temp_dir as scratch;
 use crate::harness::{Overlay, Run};
 
@@ -87,27 +84,6 @@ pub fn unpack_bytes(tar: &[u8]) -> Result<Layer, UnpackError> {
     assert_eq!(fs::read(dir.path().join("outside")).unwrap(), b"untouched");
     assert_eq!(fs::metadata(dir.path().join("outside")).unwrap().nlink(), 1);
     unpacked.map(|unpacked| Layer { dir, unpacked })
-}
-
-/// Unpacks a layer, and makes the same tar of what it was unpacked into.
-fn unpack_and_join<R: Read + Send>(
-    open: impl Fn() -> R,
-    tree: BorrowedFd<'_>,
-) -> Result<Unpacked, UnpackError> {
-    let mut split = TarSplitWriter::new(Vec::new());
-    let unpacked = unpack(open(), tree, &mut split, &never)?;
-    if unpacked.has_replaced {
-        split = TarSplitWriter::new(Vec::new());
-        let again = split_again(open(), tree, &mut split, &never)?;
-        assert_eq!(again, unpacked.diff_id);
-    }
-    let split = split.finish().unwrap();
-    let mut joined = DigestWriter::new(std::io::sink());
-    join(TarSplitReader::new(split.as_slice()), tree, &mut joined).unwrap();
-    let (_, joined, _) = joined.finish();
-    let wanted = BlobDigest::of_layer(&unpacked.diff_id);
-    assert_eq!(joined, wanted, "made again it is another tar");
-    Ok(unpacked)
 }
 
 pub fn open(path: &Path) -> Result<Archive, ArchiveError> {

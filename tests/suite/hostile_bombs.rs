@@ -279,7 +279,8 @@ pub fn of_windows() {
     let (with, built) = harness::Archive::of(&image);
     let name = format!("{}.tar", built.layer_dir(0));
     let at = with.members.iter().position(|(n, _)| *n == name).unwrap();
-    let compress: [(&str, fn(&[u8]) -> Vec<u8>, &str); 2] = [
+    type Compress = fn(&[u8]) -> Vec<u8>;
+    let compress: [(&str, Compress, &str); 2] = [
         ("zstd", zstd_of_a_large_window, "requires too much memory"),
         ("xz", xz_of_a_large_dictionary, "memory"),
     ];

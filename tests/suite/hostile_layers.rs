@@ -142,7 +142,7 @@ pub fn hard_links_across_layers() {
     // One to a link is another name of the link, never of what that leads to.
     let tar = layer(|t| {
         for (n, to) in ways_out(&target).iter().enumerate() {
-            t.symlink(format!("s{n}"), &format!("{to}/deep/file"))
+            t.symlink(format!("s{n}"), format!("{to}/deep/file"))
                 .unwrap();
             t.hardlink(format!("h{n}"), format!("s{n}")).unwrap();
             // It is replaced, not written through.

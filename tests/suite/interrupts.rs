@@ -4,12 +4,15 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::bad_input::state;
 use crate::harness::store::is_mounted;
 use crate::harness::{Archive, Image, Layer, Run, Store, text, wait_until};
+use crate::run_support::Terminal;
 use crate::samples::{app, check_app};
 
 fn send(pid: u32, signal: Signal) {
@@ -63,6 +66,92 @@ pub fn a_load_from_a_pipe() {
     assert!(written.count() < limit, "the load reads on");
     drop(archive);
     Run::finish(load, "load".to_owned()).expect(130, "", "");
+    assert_eq!(state(&store), before);
+    store.check_at_rest();
+}
+
+/// Interrupted while whoever writes its archive has stopped, with the pipe open.
+pub fn a_load_from_a_stalled_pipe() {
+    let store = Store::new();
+    store.load(&app(&["app:1"]));
+    let before = state(&store);
+    let (archive, _) = Archive::of(&app(&["other:1"]));
+    let bytes = archive.bytes();
+    for (signal, written) in [
+        (Signal::INT, 0),
+        (Signal::TERM, 100),
+        (Signal::INT, 700),
+        (Signal::TERM, bytes.len() / 2),
+    ] {
+        let mut load = start(&store, &["load"]);
+        let mut pipe = load.stdin.take().unwrap();
+        pipe.write_all(&bytes[..written]).unwrap();
+        wait_for_handler(load.id());
+        ends_at_once(load, signal);
+        drop(pipe);
+        assert_eq!(state(&store), before, "after {written} bytes");
+    }
+    store.check_at_rest();
+}
+
+/// Interrupted while nobody writes to the pipe that its archive is to come from; else it is waited for.
+pub fn a_load_from_a_named_pipe() {
+    let store = Store::new();
+    store.load(&app(&["app:1"]));
+    let before = state(&store);
+    let pipe = store.beside("pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let args = ["load", "-i", pipe.to_str().unwrap()];
+    for signal in [Signal::INT, Signal::TERM] {
+        let load = start(&store, &args);
+        wait_for_handler(load.id());
+        ends_at_once(load, signal);
+        assert_eq!(state(&store), before);
+    }
+    let load = start(&store, &args);
+    wait_for_handler(load.id());
+    std::thread::sleep(Duration::from_millis(100));
+    let (archive, _) = Archive::of(&app(&["other:1"]));
+    let mut writer = File::options().write(true).open(&pipe).unwrap();
+    let bytes = archive.bytes();
+    writer.write_all(&bytes[..700]).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    writer.write_all(&bytes[700..]).unwrap();
+    drop(writer);
+    Run::finish(load, "load".to_owned()).expect(0, "Loaded image: other:1\n", "");
+    store.check_at_rest();
+}
+
+#[track_caller]
+fn ends_at_once(load: Child, signal: Signal) {
+    let begin = Instant::now();
+    send(load.id(), signal);
+    Run::finish(load, "load".to_owned()).expect(130, "", "");
+    assert!(begin.elapsed() < Duration::from_secs(10), "at once");
+}
+
+/// Ctrl-C on a terminal: what was drawn there is gone.
+pub fn a_load_on_a_terminal() {
+    let store = Store::new();
+    store.load(&app(&["app:1"]));
+    let before = state(&store);
+    let pipe = store.beside("pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let mut terminal = Terminal::run(&store, &["load", "-i", pipe.to_str().unwrap()], (24, 80));
+    let mut writer = File::options().write(true).open(&pipe).unwrap();
+    writer
+        .write_all(member("endless", 1 << 40).as_bytes())
+        .unwrap();
+    writer.write_all(&[0; 1 << 20]).unwrap();
+    terminal.wait_for("Reading the archive");
+    terminal.keys("\x03");
+    assert_eq!(terminal.finish(), Some(130));
+    assert!(terminal.is_cooked());
+    let seen = terminal.seen();
+    assert!(
+        seen.ends_with("\r\x1b[2K") || seen.ends_with("\x1b[2K\r"),
+        "{seen:?}"
+    );
     assert_eq!(state(&store), before);
     store.check_at_rest();
 }

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::process::Command;
 
 use crate::harness::{Archive, Built, Image, Layer, Run, Store, tree};
+use crate::run_support::Terminal;
 use crate::samples::{all_deleted, app, check_app};
 
 pub fn from_standard_input() {
@@ -158,23 +159,136 @@ fn damaged(store: &Store, image: &Image) -> (Built, String) {
     (built, file.to_str().unwrap().to_owned())
 }
 
-/// With `-q` nothing is said but errors.
+/// With `-q` nothing is said of the progress; what was loaded is, as by Docker.
 pub fn quietly() {
     let store = Store::new();
     let mut archive = Archive::default();
     archive.add(&app(&["app:1"]));
-    archive.add(&Image::new(&[], vec![Layer::new().file("x", "x")]));
+    let dangling = archive.add(&Image::new(&[], vec![Layer::new().file("x", "x")]));
+    let said = format!("Loaded image: app:1\nLoaded image ID: {}\n", dangling.id);
     let file = store.beside("two.tar");
     archive.write(&file);
     for quiet in ["-q", "--quiet"] {
         store
             .run(&["load", quiet, "-i", file.to_str().unwrap()])
-            .expect(0, "", "");
+            .expect_exactly(0, &said, "");
     }
     assert_eq!(store.json(&["images"]).len(), 2);
     store
         .run(&["load", "-q", "-i", store.beside("none").to_str().unwrap()])
         .refused_saying(&["none"]);
+}
+
+/// Where standard error is no terminal, a line for each layer that is there; standard output has nothing of it.
+pub fn lines_of_progress() {
+    let store = Store::new();
+    let mut archive = Archive::default();
+    let app = archive.add(&app(&["app:1"]));
+    let other = archive.add(&Image::new(
+        &["other:1"],
+        vec![Layer::new().file("x", "x".repeat(12_340).as_str())],
+    ));
+    let file = store.beside("two.tar");
+    archive.write(&file);
+    let load = || {
+        let run = store.run(&["load", "-i", file.to_str().unwrap()]);
+        assert_eq!(run.stdout, "Loaded image: app:1\nLoaded image: other:1\n");
+        // Several are unpacked at once.
+        let mut lines: Vec<String> = run.stderr.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let mut diffs: Vec<&str> = app
+        .diffs
+        .iter()
+        .chain(&other.diffs)
+        .map(|d| &d[7..19])
+        .collect();
+    diffs.sort();
+    let first = load();
+    let of_layers: Vec<&str> = first
+        .iter()
+        .map(|l| l.split(": ").next().unwrap())
+        .collect();
+    assert_eq!(of_layers, diffs, "{first:?}");
+    assert!(first.iter().all(|l| l.contains(": Unpacked ")), "{first:?}");
+    let big = format!("{}: Unpacked 12.3kB", &other.diffs[0][7..19]);
+    assert!(first.contains(&big), "{first:?}");
+    let again: Vec<String> = diffs
+        .iter()
+        .map(|d| format!("{d}: Already exists"))
+        .collect();
+    assert_eq!(load(), again);
+}
+
+/// On a terminal each layer has its line as well, however many there are and however small it is; of the
+/// bars above nothing stays.
+pub fn bars_on_a_terminal() {
+    for (number, size) in [(24, 80), (3, 20)].into_iter().enumerate() {
+        let store = Store::new();
+        let layers = (0..20).map(|n| Layer::new().file(&format!("file-{number}-{n}"), "text"));
+        let (archive, built) = Archive::of(&Image::new(&["many:1"], layers.collect()));
+        let file = store.beside("many.tar");
+        archive.write(&file);
+        let args = ["load", "-i", file.to_str().unwrap()];
+        let mut terminal = Terminal::run(&store, &args, size);
+        terminal.wait_for("Loaded image: many:1\r\n");
+        assert_eq!(terminal.finish(), Some(0));
+        let seen = terminal.seen();
+        for diff in &built.diffs {
+            let line = format!("{}: Unpacked 4B", &diff[7..19]);
+            assert_eq!(seen.matches(&line).count(), 1, "{line} in {seen:?}");
+        }
+        let last = seen.rsplit("\r\n").nth(1).unwrap();
+        assert!(last.ends_with("Loaded image: many:1"), "{last:?}");
+        let mut again = Terminal::run(&store, &[&args[..], &["-q"]].concat(), size);
+        assert_eq!(again.finish(), Some(0));
+        assert_eq!(again.seen(), "Loaded image: many:1\r\n");
+    }
+}
+
+/// Several layers are unpacked at once; it is always the lowest bad one that is named.
+pub fn the_first_bad_layer_is_told() {
+    let store = Store::new();
+    // The lowest takes longest to be found bad.
+    let layers = vec![
+        Layer::new().file("big", "x".repeat(20 << 20).as_str()),
+        Layer::new().file("two", "2"),
+        Layer::new().file("three", "3"),
+    ];
+    let (mut archive, built) = Archive::of(&Image::new(&["bad:1"], layers));
+    for (name, data) in &mut archive.members {
+        if name.ends_with(".tar") {
+            let end = data.len() - 1;
+            data[end] ^= 1;
+        }
+    }
+    let file = store.beside("bad.tar");
+    archive.write(&file);
+    for _ in 0..5 {
+        store
+            .run(&["load", "-i", file.to_str().unwrap()])
+            .refused_saying(&[&built.diffs[0][7..]]);
+        store.check_no_layers();
+    }
+    store.check_at_rest();
+}
+
+/// Each layer is locked by a descriptor till all are there: as many as it takes are asked for.
+pub fn with_few_descriptors() {
+    let store = Store::new();
+    let layers = (0..100).map(|n| Layer::new().file(&format!("file-{n}"), "text"));
+    let (archive, _) = Archive::of(&Image::new(&["many:1"], layers.collect()));
+    let file = store.beside("many.tar");
+    archive.write(&file);
+    let load = store.command(&["load", "-i", file.to_str().unwrap()]);
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", "ulimit -S -n 40; exec \"$@\"", "sh"])
+        .arg(load.get_program())
+        .args(load.get_args());
+    Run::of(&mut shell).expect(0, "Loaded image: many:1\n", "");
+    store.check_at_rest();
 }
 
 /// A load that died between giving a layer its name and the commit leaves a directory that no row

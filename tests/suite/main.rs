@@ -250,7 +250,10 @@ fn cases() -> Vec<Case> {
             in_the_foreground_everything_is_told, a_view_that_fails_exits_with_1,
         }),
         cases!(STRACE_VIEW => view::{volatile_skips_the_sync}),
-        cases!(STORE => interrupts::{a_load_from_a_pipe, a_load_that_unpacks}),
+        cases!(STORE => interrupts::{
+            a_load_from_a_pipe, a_load_from_a_stalled_pipe, a_load_from_a_named_pipe,
+            a_load_on_a_terminal, a_load_that_unpacks,
+        }),
         cases!(VIEW => interrupts::{a_server_that_is_told_to_end}),
         cases!(STRACE => crash::{killed_removals, marking_killed_twice}),
         cases!(STORE => fsck::{a_container_without_its_directories}),
@@ -294,7 +297,10 @@ fn cases() -> Vec<Case> {
             damage_is_found_and_named, a_garbled_database_is_found,
         }),
         cases!(VIEW => fsck::{repair_lets_load_again, repair_under_a_view}),
-        cases!(STORE => load::{compressed_as_a_whole, again_changes_nothing, quietly}),
+        cases!(STORE => load::{
+            compressed_as_a_whole, again_changes_nothing, quietly, lines_of_progress, bars_on_a_terminal,
+            the_first_bad_layer_is_told, with_few_descriptors,
+        }),
         cases!(VIEW => random::{first_seed, second_seed, third_seed}),
         cases!(VIEW => load::{
             as_many_layers_as_allowed, over_what_killed_loads_left,            from_standard_input, several_images_and_tags, a_tag_moves,

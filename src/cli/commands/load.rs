@@ -8,6 +8,7 @@ use crate::archive::Input;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::interrupt::on_interrupt;
+use crate::cli::load_progress::Shown;
 use crate::image::load::{LoadError, load};
 
 /// Arguments of `load`.
@@ -16,7 +17,7 @@ pub struct Args {
     /// A file or an OCI layout directory, instead of the standard input
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// Print nothing but errors
+    /// Say nothing of the progress
     #[arg(short, long)]
     quiet: bool,
 }
@@ -37,13 +38,13 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     let flag = Arc::clone(&interrupted);
     on_interrupt(move || flag.store(true, Ordering::Relaxed))?;
     let cancel = || interrupted.load(Ordering::Relaxed);
-    let images = load(&mut cx.db, &cx.store, input, &cancel).map_err(|e| match e {
+    let progress = Shown::new(args.quiet);
+    let loaded = load(&mut cx.db, &cx.store, input, &cancel, &progress);
+    drop(progress);
+    let images = loaded.map_err(|e| match e {
         LoadError::Interrupted => CommandError::Interrupted,
         other => other.into(),
     })?;
-    if args.quiet {
-        return Ok(());
-    }
     for image in images {
         for tag in &image.tags {
             cx.line(format_args!("Loaded image: {tag}"))?;

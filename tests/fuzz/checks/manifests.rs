@@ -11,7 +11,6 @@
 //!
 //! Anything else is an archive as it stands.
 
-use std::cell::Cell;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -50,8 +49,8 @@ fn read(bytes: &[u8]) -> Result<(), ArchiveError> {
     file.write_all(bytes).expect("write to memory");
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     // Asked for every 256 KiB of a copy.
-    let asked = Cell::new(0);
-    let cancel = || asked.replace(asked.get() + 1) > 20_000;
+    let asked = std::sync::atomic::AtomicU32::new(0);
+    let cancel = || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) > 20_000;
     let spool = std::env::temp_dir();
     let archive = Archive::open(Input::Path(path), &spool, &cancel)?;
     let images = archive.images(&cancel)?;

@@ -1,12 +1,15 @@
-//! A layer: unpacked into a directory, beside which nothing may change. Only as root much is done.
+//! A layer: unpacked into a directory, beside which nothing may change, and from which the same tar can be made. Only
+//! as root much is done.
 
 use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use layerctl::model::DiffId;
+use layerctl::model::digest::DigestWriter;
 use layerctl::model::tar_split::{TarSplitReader, TarSplitWriter};
+use layerctl::model::{BlobDigest, DiffId};
 use layerctl::store::index::{Condition, check_layer};
 use layerctl::store::tar_split::join;
 use layerctl::store::unpack::{UnpackError, Unpacked, split_again, unpack};
@@ -25,7 +28,7 @@ pub fn check(data: &[u8]) {
     fs::set_permissions(&outside, fs::Permissions::from_mode(0o751)).expect("set a mode");
     let before = listing(scratch.path());
     let root = File::open(&tree).expect("open a directory");
-    let unpacked = unpack_and_join(&tar, root.as_fd());
+    let unpacked = unpack_and_join(|| tar.as_slice(), root.as_fd());
     assert_eq!(
         before,
         listing(scratch.path()),
@@ -44,18 +47,25 @@ pub fn check(data: &[u8]) {
     layerctl::sys::remove_tree::remove_tree(root, b".").ok();
 }
 
-/// What was unpacked gives the same tar again.
-fn unpack_and_join(tar: &[u8], tree: BorrowedFd<'_>) -> Result<Unpacked, UnpackError> {
+/// Unpacks a layer, and makes the same tar of what it was unpacked into.
+pub fn unpack_and_join<R: Read + Send>(
+    open: impl Fn() -> R,
+    tree: BorrowedFd<'_>,
+) -> Result<Unpacked, UnpackError> {
+    let never = || false;
     let mut split = TarSplitWriter::new(Vec::new());
-    let unpacked = unpack(tar, tree, &mut split, &|| false)?;
+    let unpacked = unpack(open(), tree, &mut split, &never)?;
     if unpacked.has_replaced {
         split = TarSplitWriter::new(Vec::new());
-        split_again(tar, tree, &mut split, &|| false)?;
+        let again = split_again(open(), tree, &mut split, &never)?;
+        assert_eq!(again, unpacked.diff_id);
     }
     let split = split.finish().expect("write to memory");
-    let mut again = Vec::new();
-    join(TarSplitReader::new(split.as_slice()), tree, &mut again).expect("make it again");
-    assert!(again == tar, "made again it is another tar");
+    let mut joined = DigestWriter::new(io::sink());
+    join(TarSplitReader::new(split.as_slice()), tree, &mut joined).expect("it can be made again");
+    let (_, joined, _) = joined.finish();
+    let wanted = BlobDigest::of_layer(&unpacked.diff_id);
+    assert_eq!(joined, wanted, "made again it is another tar");
     Ok(unpacked)
 }
 

@@ -81,9 +81,27 @@ impl Run {
         self.stdout
     }
 
-    /// Exit code, standard output and standard error, exactly.
+    /// Exit code, standard output, and standard error but for the progress of a load.
     #[track_caller]
     pub fn expect(&self, code: i32, stdout: &str, stderr: &str) {
+        let errors = self.errors();
+        let got = (self.code, self.stdout.as_str(), errors.as_str());
+        assert_eq!(got, (Some(code), stdout, stderr), "of {}", self.command);
+    }
+
+    /// Standard error without the lines that a load has for each layer.
+    pub fn errors(&self) -> String {
+        let is_progress = |line: &str| {
+            let layer = line.split_once(": ").map_or("", |(layer, _)| layer);
+            layer.len() == 12 && layer.bytes().all(|b| b.is_ascii_hexdigit())
+        };
+        let lines = self.stderr.split_inclusive('\n');
+        lines.filter(|line| !is_progress(line)).collect()
+    }
+
+    /// Exit code, standard output and standard error, exactly.
+    #[track_caller]
+    pub fn expect_exactly(&self, code: i32, stdout: &str, stderr: &str) {
         let got = (self.code, self.stdout.as_str(), self.stderr.as_str());
         assert_eq!(got, (Some(code), stdout, stderr), "of {}", self.command);
     }
@@ -91,15 +109,16 @@ impl Run {
     /// It must have been refused as the contract says: exit code 1, nothing on standard output, one
     /// line `Error: …`. Gives that line.
     #[track_caller]
-    pub fn refused(&self) -> &str {
+    pub fn refused(&self) -> String {
         assert_eq!(self.code, Some(1), "must be refused: {self:#?}");
         assert_eq!(self.stdout, "", "says nothing on stdout: {self:#?}");
-        let line = self.stderr.strip_suffix('\n').unwrap_or(&self.stderr);
+        let errors = self.errors();
+        let line = errors.strip_suffix('\n').unwrap_or(&errors);
         assert!(
             line.starts_with("Error: ") && !line.contains('\n') && line.len() > "Error: ".len(),
             "one line of error: {self:#?}"
         );
-        line
+        line.to_owned()
     }
 
     /// Refused, with a line that contains all of these.
