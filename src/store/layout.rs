@@ -23,13 +23,14 @@ use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
     Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, fchmod, fchown, fgetxattr,
-    flistxattr, fsetxattr, fstat, futimens,
+    flistxattr, fsetxattr, fstat, futimens, removexattr,
 };
+use rustix::io::Errno;
 
 use super::StoreError;
 use crate::model::xattr::is_private;
@@ -54,10 +55,11 @@ impl Store {
         if root.exists() {
             refuse_foreign(root)?;
         } else {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o711)
+            let mut builder = DirBuilder::new();
+            builder.recursive(true).mode(0o711);
+            builder
                 .create(root)
+                .and_then(|()| drop_acls(root, 0o711))
                 .map_err(StoreError::at("create the store", root))?;
         }
         let root = root
@@ -74,7 +76,8 @@ impl Store {
         for room in ROOMS {
             let mode = if room == "containers" { 0o711 } else { 0o700 };
             let path = self.root.join(room);
-            match DirBuilder::new().mode(mode).create(&path) {
+            let made = DirBuilder::new().mode(mode).create(&path);
+            match made.and_then(|()| drop_acls(&path, mode)) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
                 other => other.map_err(StoreError::at("create", &path)),
             }?;
@@ -282,6 +285,24 @@ impl ContainerDir {
         sync_directory(&self.upper())?;
         sync_directory(&self.0)?;
         self.0.parent().map_or(Ok(()), sync_directory)
+    }
+}
+
+/// Take from a new directory the access lists that it has inherited: everything in it would inherit them in its turn,
+/// also the files of layers, which have those that their tars say. `mode` is what it should have had without.
+fn drop_acls(path: &Path, mode: u32) -> io::Result<()> {
+    let mut had_any = false;
+    for name in [c"system.posix_acl_default", c"system.posix_acl_access"] {
+        match removexattr(path, name) {
+            Ok(()) => had_any = true,
+            // There is none, or there can be none.
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    match had_any {
+        true => fs::set_permissions(path, fs::Permissions::from_mode(mode)),
+        false => Ok(()),
     }
 }
 

@@ -1,9 +1,7 @@
 //! Archives that lie. Each is refused with one line that names the culprit. Needs: root.
 
 use std::fs;
-use std::io::{Read, Write};
 use std::path::PathBuf;
-use std::process::Command;
 
 use layerctl::archive::write::{DockerArchive, ImageSpec, Layer as Tar, LayerBuilder, Meta};
 use layerctl::archive::{Archive, Input};
@@ -12,10 +10,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::archives_support::{config, f, images, never, open, scratch, some_layer};
-use crate::harness::{self, Image, Layer, Run, Store, noise};
+use crate::harness::Store;
 
 /// A tar of these files.
-fn outer(files: &[(&str, &[u8])]) -> Vec<u8> {
+pub fn outer(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut tar = LayerBuilder::default();
     for (name, data) in files {
         tar.file(name, &f(), data).unwrap();
@@ -179,12 +177,12 @@ pub fn links_between_layers() {
 
 /// An OCI layout in the making.
 #[derive(Default)]
-struct Layout {
+pub struct Layout {
     files: Vec<(String, Vec<u8>)>,
 }
 
 impl Layout {
-    fn blob(&mut self, media_type: &str, bytes: &[u8]) -> Value {
+    pub fn blob(&mut self, media_type: &str, bytes: &[u8]) -> Value {
         let digest = BlobDigest::of(bytes);
         self.files
             .push((format!("blobs/sha256/{}", digest.hex()), bytes.to_vec()));
@@ -192,7 +190,7 @@ impl Layout {
     }
 
     /// A manifest of an image with one layer, different for each `number`.
-    fn image(&mut self, number: u32) -> Value {
+    pub fn image(&mut self, number: u32) -> Value {
         let layer = some_layer();
         let id = BlobDigest::of(&layer).to_string();
         let config = json!({"author": number.to_string(), "rootfs": {"diff_ids": [id]}});
@@ -204,11 +202,11 @@ impl Layout {
         )
     }
 
-    fn json(&mut self, media_type: &str, value: &Value) -> Value {
+    pub fn json(&mut self, media_type: &str, value: &Value) -> Value {
         self.blob(media_type, value.to_string().as_bytes())
     }
 
-    fn tar(&self, manifests: &[Value]) -> Vec<u8> {
+    pub fn tar(&self, manifests: &[Value]) -> Vec<u8> {
         let index = json!({"schemaVersion": 2, "manifests": manifests}).to_string();
         let layout = br#"{"imageLayoutVersion":"1.0.0"}"#;
         let mut files: Vec<(&str, &[u8])> =
@@ -220,10 +218,10 @@ impl Layout {
 
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
-fn with(mut value: Value, key: &str, to: Value) -> Value {
+pub fn with(mut value: Value, key: &str, to: Value) -> Value {
     value[key] = to;
     value
 }
@@ -520,94 +518,4 @@ pub fn outer_tars() {
         error.to_string().contains("missing.tar: No such file"),
         "{error}"
     );
-}
-
-/// What a `load` may take of memory: 100 MB.
-const MEMORY: u64 = 100_000_000;
-
-/// `load` of this archive by a process that gets no more memory than that: where it asks for more it
-/// is aborted. (The limit is on what can be written to, stacks included; files that are mapped do
-/// not count. The peak that wait4(2) reports would begin with that of the test's own process.)
-fn load_in_bounds(store: &Store, bytes: &[u8]) -> Run {
-    let file = store.beside("evil.tar");
-    fs::write(&file, bytes).unwrap();
-    let load = store.command(&["load", "-i", file.to_str().unwrap()]);
-    let mut limited = Command::new("sh");
-    limited.args(["-c", "ulimit -d \"$1\"; shift; exec \"$@\"", "sh"]);
-    limited.arg((MEMORY / 1024).to_string());
-    limited.arg(load.get_program()).args(load.get_args());
-    Run::of(&mut limited)
-}
-
-/// Bombs of counts, names, JSON and zeros: refused, and the process stays small.
-pub fn memory_stays_bounded() {
-    let store = Store::new();
-    let refused = |what: &str, bytes: &[u8], parts: &[&str]| {
-        refused(what, bytes, parts);
-        load_in_bounds(&store, bytes).refused_saying(parts);
-    };
-    let mut t = LayerBuilder::default();
-    for n in 0..70_000 {
-        t.file(n.to_string(), &f(), b"").unwrap();
-    }
-    refused("count", &t.finish().unwrap(), &["more than 65536 entries"]);
-    let mut t = LayerBuilder::default();
-    for n in 0..20 {
-        t.file(format!("{n}{}", "x".repeat(500_000)), &f(), b"")
-            .unwrap();
-    }
-    refused("names", &t.finish().unwrap(), &["bytes of names"]);
-    let manifest = format!("[{}{{}}]", r#"{"Config":"c"},"#.repeat(200_000));
-    refused(
-        "items",
-        &outer(&[("manifest.json", manifest.as_bytes())]),
-        &["more than 1024"],
-    );
-    let index = format!(r#"{{"manifests":[{}{{}}]}}"#, "{},".repeat(1_000_000));
-    refused(
-        "manifests",
-        &outer(&[("index.json", index.as_bytes())]),
-        &["more than 4096"],
-    );
-    let config = format!(
-        r#"{{"rootfs":{{}},"config":{{"Env":[{}""]}}}}"#,
-        r#""","#.repeat(1_000_000)
-    );
-    let manifest = br#"[{"Config":"c"}]"#;
-    let bytes = outer(&[("manifest.json", manifest), ("c", config.as_bytes())]);
-    refused("env", &bytes, &["c: ", "more than 16384"]);
-    // Hundreds of megabytes that compress to next to nothing, where a document is expected.
-    let mut zeros = tar::Builder::new(zstd::Encoder::new(Vec::new(), 1).unwrap());
-    let mut header = tar::Header::new_gnu();
-    header.set_path("manifest.json").unwrap();
-    header.set_size(300 << 20);
-    header.set_cksum();
-    zeros
-        .append(&header, std::io::repeat(b' ').take(300 << 20))
-        .unwrap();
-    let zeros = zeros.into_inner().unwrap().finish().unwrap();
-    refused("blanks", &zeros, &["manifest.json", "bytes of JSON"]);
-    store.check_no_layers();
-}
-
-/// What the limits allow is loaded in that memory too: a layer that needs a window of 64 MiB.
-pub fn the_largest_window_fits() {
-    let store = Store::new();
-    let contents = noise(1, 65 << 20);
-    let image = Image::new(&["wide:1"], vec![Layer::new().file("wide", contents)]);
-    let (mut archive, built) = harness::Archive::of(&image);
-    let name = format!("{}.tar", built.layer_dir(0));
-    let layer = archive
-        .members
-        .iter_mut()
-        .find(|(n, _)| *n == name)
-        .unwrap();
-    let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
-    encoder.window_log(26).unwrap();
-    encoder.long_distance_matching(true).unwrap();
-    encoder.write_all(&layer.1).unwrap();
-    layer.1 = encoder.finish().unwrap();
-    let run = load_in_bounds(&store, &archive.bytes());
-    run.expect(0, "Loaded image: wide:1\n", "");
-    store.check_at_rest();
 }

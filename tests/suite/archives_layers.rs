@@ -208,4 +208,14 @@ pub fn cancelled() {
     let cancel = || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) > 5;
     let result = Archive::open(endless, dir.path(), &cancel);
     assert!(matches!(result, Err(ArchiveError::Interrupted)));
+    // While its documents are read.
+    let path = dir.path().join("small.tar");
+    fs::write(
+        &path,
+        crate::hostile_support::archive("a:1", &[some_layer()]),
+    )
+    .unwrap();
+    let archive = crate::archives_support::open(&path).unwrap();
+    let result = archive.images(&|| true);
+    assert!(matches!(result, Err(ArchiveError::Interrupted)));
 }

@@ -112,6 +112,10 @@ pub fn configs() {
     replay("configs", 20_000);
 }
 
+pub fn tar_splits() {
+    replay("tar_splits", 1_000);
+}
+
 pub fn indexes() {
     replay("indexes", 20_000);
 }

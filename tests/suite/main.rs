@@ -36,6 +36,7 @@ mod fuzz;
 mod fuzz_checks;
 mod handles;
 mod harness;
+mod hostile_bombs;
 mod hostile_cuts;
 mod hostile_layers;
 mod hostile_support;
@@ -329,6 +330,7 @@ fn cases() -> Vec<Case> {
             events_of_a_tag_that_moves, gc_says_what_it_left,
         }),
         cases!(VIEW => demo::{of_this_machine, of_an_archive_with_a_plot, of_what_is_no_archive}),
+        cases!([VIEW, &[Need::Tool("setfacl")]].concat() => places::{below_inherited_access_lists}),
         cases!(STORE => places::{root_from_the_environment}),
         cases!(VIEW => places::{
             relative_and_linked_roots, views_at_odd_places, a_view_behind_a_link,
@@ -357,16 +359,19 @@ fn cases() -> Vec<Case> {
         cases!([STORE, compressors].concat() => archives::{whole_archive_compressed}),
         cases!(STORE => archives_hostile::{
             docker_archives, links_between_layers, oci_layouts, oci_platforms,
-            oci_links_out_of_the_layout, outer_tars, memory_stays_bounded, the_largest_window_fits,
-            a_compressed_layer_of_another_digest,
+            oci_links_out_of_the_layout, outer_tars, a_compressed_layer_of_another_digest,
         }),
-        cases!(&[] => fuzz::{seeds_are_in_the_corpus, tar_entries, pax, manifests, configs, indexes}),
+        cases!(&[] => fuzz::{seeds_are_in_the_corpus, tar_entries, pax, manifests, configs, indexes, tar_splits}),
         cases!(STORE => fuzz::{unpacking}),
         cases!(STORE => hostile_tars::{
             a_size_in_a_pax_header_wins, a_size_of_zero_in_a_pax_header_wins,
             a_pax_header_does_not_belong_to_what_is_between,
             a_directory_over_a_link_changes_nothing_elsewhere, what_has_no_data_has_none,
             sizes_that_lie, holes_without_end, an_outer_tar_that_disagrees,
+        }),
+        cases!(STORE => hostile_bombs::{
+            of_counts_and_names, of_json, of_names_for_one_index, the_largest_window_fits, of_windows,
+            of_what_a_layer_keeps,
         }),
         cases!(STORE => hostile_cuts::{a_cut_archive, a_cut_layer}),
         cases!(STORE => hostile_layers::{a_link_of_the_same_layer_as_a_directory, hard_links_across_layers}),

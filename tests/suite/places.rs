@@ -2,11 +2,13 @@
 //! lines, with other file systems mounted inside.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
+use crate::archives_support::xattr;
 use crate::harness::process::kill_hard;
 use crate::harness::store::{LAYERCTL, is_mounted};
 use crate::harness::{Archive, Run, Store, text};
@@ -154,4 +156,39 @@ pub fn a_view_bound_to_a_second_place() {
     store.wait_for_servers_to_end();
     store.check_no_layers();
     store.check_at_rest();
+}
+
+/// A directory whose access lists are inherited gives them to nothing in a store: files of layers have those of
+/// their tars, and what a container makes has its own.
+pub fn below_inherited_access_lists() {
+    let plain = Store::new();
+    let image = plain.load(&app(&["app:1"]));
+    for is_there in [false, true] {
+        let store = Store::new();
+        let dir = store.root().parent().unwrap().to_owned();
+        let mut setfacl = Command::new("setfacl");
+        setfacl
+            .args(["-d", "-m", "u:1234:rwx,g::rwx,o::rwx"])
+            .arg(&dir);
+        Run::of(&mut setfacl).ok();
+        if is_there {
+            fs::create_dir(store.root()).unwrap();
+        }
+        store.load(&app(&["app:1"]));
+        assert_eq!(store.stored(&image), plain.stored(&image));
+        let (container, view) = store.create_mounted("app:1");
+        fs::write(view.join("new"), "new").unwrap();
+        let upper = store
+            .root()
+            .join("containers")
+            .join(&container)
+            .join("upper");
+        for path in [view.join("new"), upper.join("new"), upper] {
+            assert_eq!(xattr(&path, "system.posix_acl_access"), None);
+            assert_eq!(xattr(&path, "system.posix_acl_default"), None);
+        }
+        let mode = |room: &str| fs::metadata(store.root().join(room)).unwrap().mode() & 0o7777;
+        assert_eq!((mode("layers"), mode("containers")), (0o700, 0o711));
+        store.ok(&["umount", &container]);
+    }
 }

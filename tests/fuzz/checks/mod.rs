@@ -11,19 +11,21 @@ pub mod manifests;
 pub mod pax;
 pub mod seeds;
 pub mod tar_entries;
+pub mod tar_splits;
 pub mod unpack;
 
 /// A target: what it is called, and what must hold.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     ("tar_entries", tar_entries::check),
     ("pax", pax::check),
     ("unpack", unpack::check),
     ("manifests", manifests::check),
     ("configs", configs::check),
     ("indexes", indexes::check),
+    ("tar_splits", tar_splits::check),
 ];
 
 /// Bytes in memory as a tar is read.

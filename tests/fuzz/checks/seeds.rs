@@ -3,6 +3,7 @@
 use layerctl::archive::write::{LayerBuilder, Meta};
 use layerctl::model::DiffId;
 use layerctl::model::index::{Builder, Index, Inode, Kind, Scope, Time, merge};
+use layerctl::model::tar_split::TarSplitWriter;
 
 /// A seed: its target, its name and its bytes.
 pub type Seed = (&'static str, &'static str, Vec<u8>);
@@ -24,6 +25,9 @@ pub fn all() -> Vec<Seed> {
     seeds.push(("manifests", "plain", documents_as_tar()));
     for (name, text) in configs() {
         seeds.push(("configs", name, text.as_bytes().to_vec()));
+    }
+    for (name, split) in tar_splits() {
+        seeds.push(("tar_splits", name, split));
     }
     let layer = index();
     let merged = Index::open(layer.as_slice())
@@ -257,6 +261,19 @@ fn configs() -> Vec<(&'static str, String)> {
         ("reference", "localhost:5000/me/app:1.0".to_owned()),
         ("digest", format!("sha256:{digest}")),
     ]
+}
+
+fn tar_splits() -> [(&'static str, Vec<u8>); 2] {
+    let of = |path: &[u8]| {
+        let mut split = TarSplitWriter::new(Vec::new());
+        split.bytes(&[1; 20])?;
+        split.contents(path, 0, 512)?;
+        split.contents(path, 512, 88)?;
+        split.bytes(&[2; 20])?;
+        split.finish()
+    };
+    let of = |path| of(path).expect("write to memory");
+    [("file", of(b"d/f")), ("outwards", of(b"../secret"))]
 }
 
 fn index() -> Vec<u8> {

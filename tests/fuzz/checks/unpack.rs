@@ -1,4 +1,5 @@
-//! A layer: unpacked into a directory, beside which nothing may change, and from which the same tar can be made. Only as root much is done.
+//! A layer: unpacked into a directory, beside which nothing may change, and from which the same tar can be made. Only
+//! as root much is done.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -69,7 +70,7 @@ pub fn unpack_and_join<R: Read + Send>(
 }
 
 /// In memory where that can be, for it is done thousands of times a second.
-fn scratch() -> tempfile::TempDir {
+pub(super) fn scratch() -> tempfile::TempDir {
     let base = Path::new("/dev/shm");
     let made = match base.is_dir() {
         true => tempfile::tempdir_in(base),
