@@ -56,7 +56,7 @@ pub struct Unpacked {
 /// Unpacks the uncompressed tar that `reader` gives into `tree`, an open and empty directory that nobody else
 /// changes meanwhile.
 ///
-/// `reader` is read to its end, on a thread of its own. `cancel` is asked every few hundred
+/// `reader` is read to its end, on a thread of its own, and what it gives is hashed on another. `cancel` is asked every few hundred
 /// kilobytes; [`UnpackError::Interrupted`] then. On any error `tree` is left half filled.
 pub fn unpack(
     reader: impl Read + Send,
@@ -85,7 +85,8 @@ pub fn unpack(
         tar.into_inner().drain().map_err(TarError::Read)?;
         let diff_id = pump
             .join()
-            .map_err(|_| TarError::Read(std::io::Error::other("the reading thread panicked")))?;
+            .unwrap_or_else(|_| Err(std::io::Error::other("the reading thread panicked")))
+            .map_err(TarError::Read)?;
         Ok(Unpacked {
             diff_id,
             size,
