@@ -137,7 +137,8 @@ impl Progress for Shown {
                 if let Some(bar) = lock(&bars.layers).remove(layer) {
                     bars.remove(&bar);
                 }
-                bars.all.println(line).unwrap_or_default();
+                bars.all
+                    .suspend(|| writeln!(io::stderr(), "{line}").unwrap_or_default());
             }
         }
     }

@@ -47,6 +47,16 @@ pub enum LoadError {
         /// In the config.
         wanted: DiffId,
     },
+    /// It has more layers than can be locked at once.
+    #[error(
+        "it takes {wanted} open files at once, and no more than {limit} are allowed: raise that limit (ulimit -n)"
+    )]
+    Descriptors {
+        /// How many it takes.
+        wanted: u64,
+        /// How many this process may have.
+        limit: u64,
+    },
     /// Of the database.
     #[error(transparent)]
     Db(#[from] DbError),
@@ -82,9 +92,11 @@ pub type Cancel<'a> = &'a (dyn Fn() -> bool + Sync);
 /// The most layers that are unpacked at once: each takes a few megabytes and three threads' time.
 const MOST_AT_ONCE: usize = 4;
 
-/// Descriptors beside the one that each layer and each image keeps: standard ones, the database, those of
-/// the layers being unpacked.
-const SPARE_DESCRIPTORS: usize = 128;
+/// Descriptors beside those of layers and images: standard ones, the database, the archive.
+const OWN_DESCRIPTORS: u64 = 40;
+
+/// Descriptors that the unpacking of a layer takes at most: mostly for directories, as they are indexed.
+const DESCRIPTORS_AT_WORK: u64 = 72;
 
 /// Load every image of an archive. Several layers are unpacked at once, where there are processors for it.
 ///
@@ -101,7 +113,7 @@ pub fn load(
     let archive = Archive::open_telling(input, &store.staging(), cancel, &copied)?;
     let images = archive.images(cancel)?;
     let layers = distinct_layers(&images);
-    raise_limit_to(layers.len() + images.len() + SPARE_DESCRIPTORS);
+    let workers = workers(db, &layers, images.len())?;
     let newcomers = newcomers(store, &images)?;
     let mut staged: BTreeMap<DiffId, Staged> = BTreeMap::new();
     loop {
@@ -109,7 +121,7 @@ pub fn load(
             .filter(|layer| !staged.contains_key(&layer.diff_id))
             .collect();
         let looked_up = Mutex::new(&mut *db);
-        let new = each(&wanted, workers(), |layer, given_up| {
+        let new = each(&wanted, workers, |layer, given_up| {
             let looked_up = || looked_up.lock().unwrap_or_else(PoisonError::into_inner);
             let present = looked_up().read(|tx| tx.present_layer(&layer.diff_id))?;
             if present.is_some() {
@@ -143,8 +155,33 @@ fn distinct_layers(images: &[ArchivedImage]) -> Vec<&ArchivedLayer> {
     layers.filter(|l| seen.insert(&l.diff_id)).collect()
 }
 
-fn workers() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST_AT_ONCE))
+/// How many layers to unpack at once: one for each processor, and as descriptors allow. Each layer that is not
+/// there keeps one till the end, its lock, and each image one, its config.
+///
+/// # Errors
+/// Before anything is unpacked, that there are too few: a load that runs out of them could not even delete
+/// what it has.
+fn workers(db: &mut Db, layers: &[&ArchivedLayer], images: usize) -> Result<usize, LoadError> {
+    let absent = db.read(|tx| -> Result<usize, DbError> {
+        let mut absent = 0;
+        for layer in layers {
+            absent += usize::from(tx.present_layer(&layer.diff_id)?.is_none());
+        }
+        Ok(absent)
+    })?;
+    let kept = (absent + images) as u64 + OWN_DESCRIPTORS;
+    let processors = std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST_AT_ONCE));
+    let limit = match raise_limit_to(kept + DESCRIPTORS_AT_WORK * processors as u64) {
+        Ok(()) => return Ok(processors),
+        Err(limit) => limit,
+    };
+    match usize::try_from(limit.saturating_sub(kept) / DESCRIPTORS_AT_WORK) {
+        Ok(0) if absent > 0 => Err(LoadError::Descriptors {
+            wanted: kept + DESCRIPTORS_AT_WORK,
+            limit,
+        }),
+        workers => Ok(workers.unwrap_or(processors).clamp(1, processors)),
+    }
 }
 
 /// The images as they are to be published, their configs on the disk.

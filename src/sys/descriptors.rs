@@ -70,20 +70,24 @@ pub fn raise_limit() -> Option<u64> {
 }
 
 /// Raise the number of files that this process may have open to `wanted`, if it is less; beyond the most that
-/// it may ask for where it is privileged. What cannot be had is told by the opening that fails.
-pub fn raise_limit_to(wanted: usize) {
-    let wanted = wanted as u64;
+/// it may ask for where it is privileged.
+///
+/// # Errors
+/// How many it may have, where that is less.
+pub fn raise_limit_to(wanted: u64) -> Result<(), u64> {
     let enough = |limit: Option<u64>| limit.is_none_or(|limit| limit >= wanted);
-    if enough(getrlimit(Resource::Nofile).current) || enough(raise_limit()) {
-        return;
+    if enough(getrlimit(Resource::Nofile).current) {
+        return Ok(());
     }
+    let limit = match raise_limit() {
+        Some(limit) if limit < wanted => limit,
+        _ => return Ok(()),
+    };
     let raised = Rlimit {
         current: Some(wanted),
         maximum: Some(wanted),
     };
-    if let Err(e) = setrlimit(Resource::Nofile, raised) {
-        tracing::debug!("cannot have {wanted} files open: {e}");
-    }
+    setrlimit(Resource::Nofile, raised).map_err(|_| limit)
 }
 
 /// The descriptors that come over a socket with one byte, `N` at most; none if the other side closes it

@@ -281,13 +281,25 @@ pub fn with_few_descriptors() {
     let (archive, _) = Archive::of(&Image::new(&["many:1"], layers.collect()));
     let file = store.beside("many.tar");
     archive.write(&file);
-    let load = store.command(&["load", "-i", file.to_str().unwrap()]);
-    let mut shell = Command::new("sh");
-    shell
-        .args(["-c", "ulimit -S -n 40; exec \"$@\"", "sh"])
-        .arg(load.get_program())
-        .args(load.get_args());
-    Run::of(&mut shell).expect(0, "Loaded image: many:1\n", "");
+    let load = |limit: &str| {
+        let load = store.command(&["load", "-i", file.to_str().unwrap()]);
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", &format!("ulimit {limit}; exec \"$@\""), "sh"])
+            .arg(load.get_program())
+            .args(load.get_args());
+        Run::of(&mut shell)
+    };
+    // Who may not have as many is told before anything is done, unless they may raise the limit.
+    let run = load("-n 120");
+    if run.code != Some(0) {
+        run.refused_saying(&["ulimit -n", " 120 "]);
+        store.check_no_layers();
+        store.check_at_rest();
+    }
+    load("-S -n 40").expect(0, "Loaded image: many:1\n", "");
+    // What is there needs none.
+    load("-n 120").expect(0, "Loaded image: many:1\n", "");
     store.check_at_rest();
 }
 

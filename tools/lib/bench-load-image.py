@@ -13,23 +13,26 @@ PROGRAMS = {"gzip": ["gzip", "-6", "-n", "-c"], "zstd": ["zstd", "-q", "-3", "-c
 
 def own_layers(into):
     """Two layers: a quarter of what there is to take, and the rest."""
-    total, layers = 0, []
-    for number, (roots, most) in enumerate([(["/etc", "/usr/bin", "/usr/sbin"], MOST // 4), (["/usr/share", "/usr/lib"], MOST)]):
-        path = into / f"layer-{number}"
+    layers = []
+    for number, (roots, most) in enumerate([(["/etc", "/usr/bin"], MOST // 4), (["/usr/share", "/usr/lib"], MOST - MOST // 4)]):
+        path, total = into / f"layer-{number}", 0
         with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
-            for root in roots:
-                for directory, names, files in os.walk(root):
-                    names.sort()
-                    if total > most:
-                        break
-                    tar.add(directory, recursive=False)
-                    for name in sorted(files):
-                        file = pathlib.Path(directory, name)
-                        if file.is_symlink() or file.is_file() and os.access(file, os.R_OK):
-                            tar.add(file, recursive=False)
-                            total += file.lstat().st_size
+            for file in (f for root in roots for f in walk(root)):
+                total += file.lstat().st_size
+                if total > most:
+                    break
+                tar.add(file, recursive=False)
         layers.append(path)
     return layers
+
+
+def walk(root):
+    for directory, names, files in os.walk(root):
+        names.sort()
+        yield pathlib.Path(directory)
+        for file in (pathlib.Path(directory, name) for name in sorted(files)):
+            if file.is_symlink() or file.is_file():
+                yield file
 
 
 def given_layers(archive, into):

@@ -83,7 +83,7 @@ fn kept_of(entry: &Entry) -> usize {
 /// Unpacks the uncompressed tar that `reader` gives into `tree`, an open and empty directory that nobody else
 /// changes meanwhile, and notes in `split` what is not to be seen there.
 ///
-/// `reader` is read to its end, on a thread of its own. `cancel` is asked every few hundred
+/// `reader` is read to its end, on a thread of its own, and what it gives is hashed on another. `cancel` is asked every few hundred
 /// kilobytes; [`UnpackError::Interrupted`] then. On any error `tree` is left half filled.
 pub fn unpack<W: Write>(
     reader: impl Read + Send,
@@ -141,7 +141,9 @@ fn reading<T, W: Write>(
         let mut tar = TarReader::new(Recorded::new(stream, split));
         let done = act(&mut tar)?;
         tar.into_inner().drain().map_err(TarError::Read)?;
-        let panicked = |_| TarError::Read(io::Error::other("the reading thread panicked"));
-        Ok((pump.join().map_err(panicked)?, done))
+        let digest = pump
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the reading thread panicked")));
+        Ok((digest.map_err(TarError::Read)?, done))
     })
 }

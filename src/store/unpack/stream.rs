@@ -1,8 +1,8 @@
 //! The layer's bytes on their way from the reader to the unpacker.
 //!
-//! Reading (which mostly is decompressing) and hashing run on a thread of their own, beside the
-//! writing; between them goes a bounded channel of buffers that are used again, so that memory stays
-//! flat. Every byte to the end of the stream is hashed, also those behind the end of the tar.
+//! Reading (which mostly is decompressing) and hashing each run on a thread of their own, beside the
+//! writing; from one to the next go buffers, which are used again, so that memory stays flat. Every byte
+//! to the end of the stream is hashed, also those behind the end of the tar.
 
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -14,7 +14,7 @@ use crate::model::DiffId;
 
 /// Large enough that the channel costs nothing, small enough to stay in the CPU's cache.
 const BUFFER: usize = 256 << 10;
-const BUFFERS: usize = 4;
+const BUFFERS: usize = 6;
 
 /// The receiving end: what the thread has read and hashed.
 pub(super) struct Stream<'a> {
@@ -54,40 +54,70 @@ pub(super) fn stream<'a>(cancel: &'a (dyn Fn() -> bool + Sync)) -> (Pump, Stream
 impl Pump {
     /// Reads to the end and returns the digest; stops early when the other end is gone or the reader fails,
     /// and then the digest means nothing.
-    pub(super) fn run(self, mut reader: impl Read) -> DiffId {
-        let mut hash = Sha256::new();
-        let mut made = 0;
-        loop {
-            let mut buffer = match self.free.try_recv() {
-                Ok(buffer) => buffer,
-                Err(_) if made < BUFFERS => {
-                    made += 1;
-                    vec![0; BUFFER]
-                }
-                Err(_) => match self.free.recv() {
-                    Ok(buffer) => buffer,
-                    Err(_) => break,
-                },
-            };
-            buffer.resize(BUFFER, 0);
-            match fill(&mut reader, &mut buffer) {
-                Ok(0) => break,
-                Ok(n) => {
-                    hash.update(&buffer[..n]);
-                    buffer.truncate(n);
-                    if self.full.send(Ok(buffer)).is_err() {
-                        break;
-                    }
-                }
-                Err(error) => {
-                    // If nobody listens any more, they have an error of their own to report.
-                    drop(self.full.send(Err(error)));
-                    break;
-                }
-            }
-        }
-        DiffId::from_sha256(hash.finalize().as_slice())
+    ///
+    /// # Errors
+    /// There is no thread to be had.
+    pub(super) fn run(self, reader: impl Read) -> io::Result<DiffId> {
+        let Pump { full, free } = self;
+        let (read, to_hash) = sync_channel(BUFFERS);
+        std::thread::scope(|threads| {
+            let hasher = std::thread::Builder::new()
+                .name("layer-hash".to_owned())
+                .spawn_scoped(threads, move || hash(&to_hash, &full))?;
+            pass_on(reader, &free, &read);
+            drop(read);
+            let panicked = |_| io::Error::other("the hashing thread panicked");
+            hasher.join().map_err(panicked)
+        })
     }
+}
+
+/// Reads to the end, or till nobody listens any more: they have an error of their own to report then.
+fn pass_on(
+    mut reader: impl Read,
+    free: &Receiver<Vec<u8>>,
+    read: &SyncSender<io::Result<Vec<u8>>>,
+) {
+    let mut made = 0;
+    loop {
+        let mut buffer = match free.try_recv() {
+            Ok(buffer) => buffer,
+            Err(_) if made < BUFFERS => {
+                made += 1;
+                vec![0; BUFFER]
+            }
+            Err(_) => match free.recv() {
+                Ok(buffer) => buffer,
+                Err(_) => return,
+            },
+        };
+        buffer.resize(BUFFER, 0);
+        let (part, is_last) = match fill(&mut reader, &mut buffer) {
+            Ok(0) => return,
+            Ok(n) => {
+                buffer.truncate(n);
+                (Ok(buffer), false)
+            }
+            Err(error) => (Err(error), true),
+        };
+        if read.send(part).is_err() || is_last {
+            return;
+        }
+    }
+}
+
+/// The digest of all that comes, which goes on to the writer.
+fn hash(to_hash: &Receiver<io::Result<Vec<u8>>>, full: &SyncSender<io::Result<Vec<u8>>>) -> DiffId {
+    let mut hash = Sha256::new();
+    for buffer in to_hash {
+        if let Ok(bytes) = &buffer {
+            hash.update(bytes);
+        }
+        if full.send(buffer).is_err() {
+            break;
+        }
+    }
+    DiffId::from_sha256(hash.finalize().as_slice())
 }
 
 /// As much as fits, less only at the end.
