@@ -242,6 +242,7 @@ pub fn bars_on_a_terminal() {
         let last = seen.rsplit("\r\n").nth(1).unwrap();
         assert!(last.ends_with("Loaded image: many:1"), "{last:?}");
         let mut again = Terminal::run(&store, &[&args[..], &["-q"]].concat(), size);
+        again.wait_for("Loaded image: many:1\r\n");
         assert_eq!(again.finish(), Some(0));
         assert_eq!(again.seen(), "Loaded image: many:1\r\n");
     }
