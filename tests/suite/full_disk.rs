@@ -39,6 +39,53 @@ pub fn a_load_that_does_not_fit() {
     store.check_at_rest();
 }
 
+/// What comes in and what goes out: neither leaves anything where it does not fit.
+pub fn an_import_and_a_save_that_do_not_fit() {
+    let disk = LoopFs::new(24);
+    let store = Store::below(&disk.path());
+    store.load(&Image::new(
+        &["big:1"],
+        vec![Layer::new().file("big", noise(9, 9 << 20))],
+    ));
+    let before = state(&store);
+    let full = "No space left on device";
+    let tar = Layer::new().file("more", noise(8, 12 << 20)).tar();
+    let elsewhere = Store::new();
+    let file = elsewhere.beside("more.tar");
+    fs::write(&file, tar).unwrap();
+    let run = store.run(&["import", file.to_str().unwrap(), "more:1"]);
+    run.refused_saying(&["more.tar: more: cannot write the file", full]);
+    assert_eq!(before, state(&store));
+    // The disk of the store has no room for the compressed layer, nor for an archive.
+    let filler = disk.path().join("filler");
+    fs::write(&filler, noise(7, 4 << 20)).unwrap();
+    let out = elsewhere.beside("out.tar");
+    let run = store.run(&[
+        "save",
+        "--compress",
+        "gzip",
+        "-o",
+        out.to_str().unwrap(),
+        "big:1",
+    ]);
+    run.refused_saying(&["cannot write a layer in", "staging", full]);
+    assert!(!out.exists());
+    let here = disk.path().join("out.tar");
+    let run = store.run(&["save", "-o", here.to_str().unwrap(), "big:1"]);
+    run.refused_saying(&["cannot write", "out.tar", full]);
+    let left = fs::read_dir(disk.path()).unwrap();
+    let left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(
+        !left
+            .into_iter()
+            .any(|name| name.contains("layerctl") || name == "out.tar")
+    );
+    store.ok(&["save", "-o", out.to_str().unwrap(), "big:1"]);
+    fs::remove_file(&filler).unwrap();
+    assert_eq!(before, state(&store));
+    store.check_at_rest();
+}
+
 /// Not one block is left: each command works or says in one line why not, and when there is room
 /// again all is as it was.
 pub fn full_to_the_last_byte() {

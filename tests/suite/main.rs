@@ -315,7 +315,9 @@ fn cases() -> Vec<Case> {
             broken_archives, archives_that_contradict_themselves, hostile_layers,
         }),
         cases!(VIEW => bad_input::{mount_points_that_cannot_be}),
-        cases!(VIEW_ON_DISK => full_disk::{a_load_that_does_not_fit, full_to_the_last_byte}),
+        cases!(VIEW_ON_DISK => full_disk::{
+            a_load_that_does_not_fit, an_import_and_a_save_that_do_not_fit, full_to_the_last_byte,
+        }),
         cases!(UNSHARE => bad_input::{without_dev_fuse}),
         cases!(STORE => listing::{
             images, images_without_a_config, tags, inspect_and_history,
