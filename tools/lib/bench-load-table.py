@@ -26,6 +26,6 @@ for line in (work / "versions").read_text().splitlines():
         ratio = f" ({median / statistics.median(s for s, _ in reference):.2f})" if reference else ""
         cells.append(f"{median:.2f} s{ratio}")
     peak = max((k for form in forms for _, k in turns.get((name, form), [])), default=0)
-    print(f"| {name} {version} | " + " | ".join(cells) + f" | {peak / 1000:.0f} MB |")
+    print(f"| {name} {version} | " + " | ".join(cells) + (f" | {peak / 1000:.0f} MB |" if peak else " | – |"))
 print("\nArchives: " + ", ".join(f"{form} {(work / f'{form}.tar').stat().st_size / 1e6:.0f} MB" for form in forms)
       + f"; {len(list((work / 'plain').iterdir()))} layers. Rounds: {max(map(len, turns.values()))}.")
