@@ -192,6 +192,11 @@ fn stage(
         (Err(e), _) if !matches!(e, TreeTarError::Write(_)) => return Err(CommitError::Tree(e)),
         (_, unpacked) => unpacked.map_err(CommitError::Layer)?,
     };
+    if unpacked.has_replaced {
+        // Its tar is gone, and cannot be read again for its tar-split. What has changed is listed once.
+        let twice = std::io::Error::other("a name comes twice");
+        return Err(CommitError::System(twice));
+    }
     staged.complete(store, &unpacked.diff_id, unpacked.size, unpacked.has_root)?;
     Ok((unpacked.diff_id, staged))
 }
