@@ -526,11 +526,10 @@ pub fn create_and_start() {
     store.run(&["start", "job"]).expect(0, "job\n", "");
     store.run(&["start", "job"]).expect(0, "job\n", "");
     assert_eq!(store.container_state(id), "running");
+    crate::harness::wait_until("it has written", || {
+        store.ok(&["logs", "job"]) == "b /data app\ntyped\nb /data app\n"
+    });
     store.run(&["kill", "job"]).expect(0, "job\n", "");
-    assert_eq!(
-        store.ok(&["logs", "job"]),
-        "b /data app\ntyped\nb /data app\n"
-    );
     assert_eq!(exit_code(&store, "job"), 137);
     // Several at once, of which one is not there.
     store.ok(&["create", "--name", "other", SHELL, "true"]);
