@@ -5,7 +5,7 @@
 //! that was closed is opened again from the nearest one above it that is open.
 
 use std::collections::VecDeque;
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -18,8 +18,10 @@ const OPEN: usize = 64;
 /// The directories of a tree, by numbers; 0 is the top.
 pub(super) struct Directories {
     top: Rc<OwnedFd>,
-    /// Of each but the top: the one that it is in, and its name there.
-    places: Vec<(usize, CString)>,
+    /// Of each but the top: the one that it is in, and where its name begins in `names`.
+    places: Vec<(usize, usize)>,
+    /// One after the other, each with a zero at its end: there may be a million.
+    names: Vec<u8>,
     /// The last one used at the end.
     open: VecDeque<(usize, Rc<OwnedFd>)>,
 }
@@ -30,13 +32,15 @@ impl Directories {
         Directories {
             top: Rc::new(top),
             places: Vec::new(),
+            names: Vec::new(),
             open: VecDeque::new(),
         }
     }
 
     /// Gives a number to the directory of that name in another one.
     pub(super) fn add(&mut self, parent: usize, name: &CStr) -> usize {
-        self.places.push((parent, name.to_owned()));
+        self.places.push((parent, self.names.len()));
+        self.names.extend_from_slice(name.to_bytes_with_nul());
         self.places.len()
     }
 
@@ -58,7 +62,9 @@ impl Directories {
             at = self.places[at - 1].0;
         };
         for at in closed.into_iter().rev() {
-            fd = Rc::new(open(&fd, &self.places[at - 1].1)?);
+            let name = &self.names[self.places[at - 1].1..];
+            let name = CStr::from_bytes_until_nul(name).map_err(|_| Errno::INVAL)?;
+            fd = Rc::new(open(&fd, name)?);
             self.keep(at, &fd);
         }
         Ok(fd)
@@ -90,6 +96,8 @@ pub(super) fn list(directory: &OwnedFd) -> Result<Dir, Errno> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::CString;
+
     use super::*;
     use crate::store::layout::open_directory;
     use crate::store::usage::measure;

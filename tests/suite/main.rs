@@ -45,6 +45,7 @@ mod index;
 mod interrupts;
 mod listing;
 mod load;
+mod load_memory;
 mod metacopy;
 mod namespaces;
 mod overlay;
@@ -294,6 +295,7 @@ fn cases() -> Vec<Case> {
         }),
         cases!(VIEW => fsck::{repair_lets_load_again, repair_under_a_view}),
         cases!(STORE => load::{compressed_as_a_whole, again_changes_nothing, quietly}),
+        cases!(STORE => load_memory::{entries_take_none}),
         cases!(VIEW => random::{first_seed, second_seed, third_seed}),
         cases!(VIEW => load::{
             as_many_layers_as_allowed, over_what_killed_loads_left,            from_standard_input, several_images_and_tags, a_tag_moves,

@@ -284,11 +284,10 @@ fn a_tree_may_be_deeper_than_a_path_is_long() {
         depth += 1;
     }
     let tree = open_directory(dir.path()).unwrap();
-    let walked = walk::walk(tree, &DiffId::of(b""), dir.path()).unwrap();
+    let walked = walk::walk(tree, &DiffId::of(b""), Place::Memory, dir.path()).unwrap();
     assert_eq!(walked.usage.entries, 201);
-    assert_eq!(
-        Index::open(walked.index.finish().unwrap()).unwrap().len(),
-        201
-    );
+    let file = Place::Memory.write(walked.index).unwrap();
+    let index = Index::open(Map::of(&file).unwrap()).unwrap();
+    assert_eq!(index.len(), 201);
     crate::sys::remove_tree::empty(open_directory(dir.path()).unwrap()).unwrap();
 }
