@@ -9,11 +9,14 @@ use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use rustix::fs::{Dir, Mode, OFlags, openat};
+use rustix::fs::{Dir, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
 
 /// How many are kept open.
 const OPEN: usize = 64;
+
+/// The longest path that is given to the kernel, in bytes: less than `PATH_MAX`.
+const MAX_PATH: usize = 4000;
 
 /// The directories of a tree, by numbers; 0 is the top.
 pub(super) struct Directories {
@@ -61,13 +64,32 @@ impl Directories {
             closed.push(at);
             at = self.places[at - 1].0;
         };
-        for at in closed.into_iter().rev() {
-            let name = &self.names[self.places[at - 1].1..];
-            let name = CStr::from_bytes_until_nul(name).map_err(|_| Errno::INVAL)?;
-            fd = Rc::new(open(&fd, name)?);
-            self.keep(at, &fd);
+        if closed.is_empty() {
+            return Ok(fd);
         }
+        // By few long paths, not one by one: who goes breadth first through a hundred deep
+        // directories has none open of those above the next.
+        let mut path = Vec::new();
+        for at in closed.into_iter().rev() {
+            let name = self.name(at);
+            if path.len() + 1 + name.len() > MAX_PATH {
+                fd = Rc::new(open_path(&fd, &path)?);
+                path.clear();
+            }
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name);
+        }
+        fd = Rc::new(open_path(&fd, &path)?);
+        self.keep(directory, &fd);
         Ok(fd)
+    }
+
+    fn name(&self, directory: usize) -> &[u8] {
+        let begin = self.places[directory - 1].1;
+        let name = CStr::from_bytes_until_nul(self.names.get(begin..).unwrap_or_default());
+        name.unwrap_or_default().to_bytes()
     }
 
     fn keep(&mut self, directory: usize, fd: &Rc<OwnedFd>) {
@@ -85,6 +107,17 @@ pub(super) fn open(above: &OwnedFd, name: &CStr) -> Result<OwnedFd, Errno> {
     match openat(above, name, flags | OFlags::NOATIME, Mode::empty()) {
         // Neither its owner nor root.
         Err(Errno::PERM) => openat(above, name, flags, Mode::empty()),
+        other => other,
+    }
+}
+
+/// The same by a path, none of which may be a symlink.
+fn open_path(above: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let open = |flags| openat2(above, path, flags, Mode::empty(), inside);
+    match open(flags | OFlags::NOATIME) {
+        Err(Errno::PERM) => open(flags),
         other => other,
     }
 }
