@@ -243,6 +243,13 @@ fn an_image_or_layer_that_has_lost_its_name_can_still_be_shown() {
 #[test]
 fn without_room_on_the_disk_it_stays_in_memory() {
     let f = Fixture::new();
+    // More than is in memory anyway, while it is made.
+    let layer = f.store.layer(&f.diffs[0]);
+    for nth in 0..4_000 {
+        fs::write(layer.join(format!("tree/{nth}")), "").unwrap();
+    }
+    make(&f.store, &layer, &f.diffs[0]).unwrap();
+    fs::remove_file(f.store.image_index(&f.image)).unwrap();
     let whole = shown(&f.merged());
     fs::remove_file(f.store.image_index(&f.image)).unwrap();
     // Nothing can be made there, as on a full disk.
