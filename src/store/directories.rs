@@ -5,21 +5,26 @@
 //! that was closed is opened again from the nearest one above it that is open.
 
 use std::collections::VecDeque;
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use rustix::fs::{Dir, Mode, OFlags, openat};
+use rustix::fs::{Dir, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
 
 /// How many are kept open.
 const OPEN: usize = 64;
 
+/// The longest path that is given to the kernel, in bytes: less than `PATH_MAX`.
+const MAX_PATH: usize = 4000;
+
 /// The directories of a tree, by numbers; 0 is the top.
 pub(super) struct Directories {
     top: Rc<OwnedFd>,
-    /// Of each but the top: the one that it is in, and its name there.
-    places: Vec<(usize, CString)>,
+    /// Of each but the top: the one that it is in, and where its name begins in `names`.
+    places: Vec<(usize, usize)>,
+    /// One after the other, each with a zero at its end: there may be a million.
+    names: Vec<u8>,
     /// The last one used at the end.
     open: VecDeque<(usize, Rc<OwnedFd>)>,
 }
@@ -30,13 +35,15 @@ impl Directories {
         Directories {
             top: Rc::new(top),
             places: Vec::new(),
+            names: Vec::new(),
             open: VecDeque::new(),
         }
     }
 
     /// Gives a number to the directory of that name in another one.
     pub(super) fn add(&mut self, parent: usize, name: &CStr) -> usize {
-        self.places.push((parent, name.to_owned()));
+        self.places.push((parent, self.names.len()));
+        self.names.extend_from_slice(name.to_bytes_with_nul());
         self.places.len()
     }
 
@@ -57,11 +64,32 @@ impl Directories {
             closed.push(at);
             at = self.places[at - 1].0;
         };
-        for at in closed.into_iter().rev() {
-            fd = Rc::new(open(&fd, &self.places[at - 1].1)?);
-            self.keep(at, &fd);
+        if closed.is_empty() {
+            return Ok(fd);
         }
+        // By few long paths, not one by one: who goes breadth first through a hundred deep
+        // directories has none open of those above the next.
+        let mut path = Vec::new();
+        for at in closed.into_iter().rev() {
+            let name = self.name(at);
+            if path.len() + 1 + name.len() > MAX_PATH {
+                fd = Rc::new(open_path(&fd, &path)?);
+                path.clear();
+            }
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name);
+        }
+        fd = Rc::new(open_path(&fd, &path)?);
+        self.keep(directory, &fd);
         Ok(fd)
+    }
+
+    fn name(&self, directory: usize) -> &[u8] {
+        let begin = self.places[directory - 1].1;
+        let name = CStr::from_bytes_until_nul(self.names.get(begin..).unwrap_or_default());
+        name.unwrap_or_default().to_bytes()
     }
 
     fn keep(&mut self, directory: usize, fd: &Rc<OwnedFd>) {
@@ -83,6 +111,17 @@ pub(super) fn open(above: &OwnedFd, name: &CStr) -> Result<OwnedFd, Errno> {
     }
 }
 
+/// The same by a path, none of which may be a symlink.
+fn open_path(above: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let open = |flags| openat2(above, path, flags, Mode::empty(), inside);
+    match open(flags | OFlags::NOATIME) {
+        Err(Errno::PERM) => open(flags),
+        other => other,
+    }
+}
+
 /// What is in an open directory, `.` and `..` too, whatever was read of it before.
 pub(super) fn list(directory: &OwnedFd) -> Result<Dir, Errno> {
     Dir::new(open(directory, c".")?)
@@ -90,6 +129,8 @@ pub(super) fn list(directory: &OwnedFd) -> Result<Dir, Errno> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::CString;
+
     use super::*;
     use crate::store::layout::open_directory;
     use crate::store::usage::measure;

@@ -29,12 +29,31 @@ unsafe impl Send for Map {}
 unsafe impl Sync for Map {}
 
 impl Map {
-    /// Map an open file as long as it is now.
+    /// Map an open file as long as it is now, and read all of it.
     ///
     /// # Errors
     /// What the system says of a file that cannot be mapped or read, or is too long for the address
     /// space.
     pub fn of(file: &File) -> Result<Map> {
+        let map = Map::unread(file)?;
+        if map.length == 0 {
+            return Ok(map);
+        }
+        let start = map.start.as_ptr().cast();
+        // So that a disk that fails is told now. SAFETY: only asks for the pages of our own mapping.
+        match unsafe { madvise(start, map.length, Advice::LinuxPopulateRead) } {
+            // The latter before Linux 5.14.
+            Ok(()) | Err(Errno::INVAL) => Ok(map),
+            Err(Errno::FAULT) => Err(Errno::IO),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Map an open file as long as it is now. Of what cannot be read later all becomes zeros.
+    ///
+    /// # Errors
+    /// What the system says of a file that cannot be mapped, or is too long for the address space.
+    pub fn unread(file: &File) -> Result<Map> {
         let length = rustix::fs::fstat(file)?.st_size;
         let length = usize::try_from(length).map_err(|_| Errno::OVERFLOW)?;
         if length == 0 {
@@ -53,18 +72,29 @@ impl Map {
         };
         let start = NonNull::<u8>::new(start.cast()).ok_or(Errno::NOMEM)?;
         let slot = Slot::take(start.as_ptr().addr(), length);
-        let map = Map {
+        Ok(Map {
             start,
             length,
             slot,
-        };
-        // So that a disk that fails is told now. SAFETY: only asks for the pages of our own mapping.
-        match unsafe { madvise(start.as_ptr().cast(), length, Advice::LinuxPopulateRead) } {
-            // The latter before Linux 5.14.
-            Ok(()) | Err(Errno::INVAL) => Ok(map),
-            Err(Errno::FAULT) => Err(Errno::IO),
-            Err(errno) => Err(errno),
+        })
+    }
+
+    /// Give back the memory that its pages take. They come again, from the page cache or the disk,
+    /// when they are read.
+    pub fn release(&self) {
+        if self.length == 0 {
+            return;
         }
+        // SAFETY: the mapping is private and never written to, so what is read again is the file.
+        // (Or zeros, where the signal handler has put them.)
+        let released = unsafe {
+            madvise(
+                self.start.as_ptr().cast(),
+                self.length,
+                Advice::LinuxDontNeed,
+            )
+        };
+        debug_assert!(released.is_ok());
     }
 }
 
@@ -196,6 +226,35 @@ mod tests {
         let map = Map::of(&file).unwrap();
         drop(file);
         assert_eq!(map.as_ref(), [7; 10_000]);
+    }
+
+    /// How much of a mapping is in this process's page tables, in bytes.
+    fn resident(map: &Map) -> usize {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let range = format!("{:x}-", map.start.as_ptr().addr());
+        let mut lines = smaps.lines().skip_while(|line| !line.starts_with(&range));
+        let line = lines.find(|line| line.starts_with("Rss:")).unwrap();
+        let kib: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kib * 1024
+    }
+
+    #[test]
+    fn what_is_released_takes_no_memory_until_it_is_read_again() {
+        const LENGTH: usize = 1 << 22;
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![7; LENGTH]).unwrap();
+        let map = Map::of(&file).unwrap();
+        assert_eq!(resident(&map), LENGTH);
+        map.release();
+        assert_eq!(resident(&map), 0);
+        assert_eq!(map.as_ref()[LENGTH - 1], 7);
+        assert!((1..LENGTH).contains(&resident(&map)));
+        let unread = Map::unread(&file).unwrap();
+        assert_eq!(resident(&unread), 0);
+        assert_eq!(unread.as_ref(), map.as_ref());
+        Map::unread(&tempfile::tempfile().unwrap())
+            .unwrap()
+            .release();
     }
 
     #[test]

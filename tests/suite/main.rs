@@ -46,6 +46,7 @@ mod index;
 mod interrupts;
 mod listing;
 mod load;
+mod load_memory;
 mod metacopy;
 mod namespaces;
 mod overlay;
@@ -301,6 +302,7 @@ fn cases() -> Vec<Case> {
             compressed_as_a_whole, again_changes_nothing, quietly, lines_of_progress, bars_on_a_terminal,
             the_first_bad_layer_is_told, with_few_descriptors,
         }),
+        cases!(STORE => load_memory::{entries_take_none}),
         cases!(VIEW => random::{first_seed, second_seed, third_seed}),
         cases!(VIEW => load::{
             as_many_layers_as_allowed, over_what_killed_loads_left,            from_standard_input, several_images_and_tags, a_tag_moves,

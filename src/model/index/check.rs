@@ -9,8 +9,11 @@ use super::{IndexError, Kind, MAX_NAME, Scope};
 
 const MAX_TARGET: usize = 4095;
 
-/// Whether every number leads to where it may, and the tree is one.
-pub(super) fn check<B: AsRef<[u8]>>(index: &Index<B>) -> Result<(), IndexError> {
+/// How many records are checked until it is time to rest.
+const REST: u32 = 1 << 13;
+
+/// Whether every number leads to where it may, and the tree is one. `rest` is called every so often.
+pub(super) fn check<B: AsRef<[u8]>>(index: &Index<B>, rest: impl Fn()) -> Result<(), IndexError> {
     let header = &index.header;
     require(header.inodes > 0, "it has no root")?;
     require(header.inodes < NONE, "it has too many inodes")?;
@@ -24,9 +27,15 @@ pub(super) fn check<B: AsRef<[u8]>>(index: &Index<B>) -> Result<(), IndexError> 
         header.layers > 0 || header.inodes == 1,
         "inodes that are in no layer",
     )?;
-    attributes(index)?;
-    inodes(index)?;
-    names(index)
+    attributes(index, &rest)?;
+    inodes(index, &rest)?;
+    names(index, &rest)
+}
+
+fn rest_at(record: u32, rest: &impl Fn()) {
+    if record % REST == REST - 1 {
+        rest();
+    }
 }
 
 fn require(is_so: bool, else_why: &'static str) -> Result<(), IndexError> {
@@ -37,7 +46,7 @@ fn require(is_so: bool, else_why: &'static str) -> Result<(), IndexError> {
     }
 }
 
-fn attributes<B: AsRef<[u8]>>(index: &Index<B>) -> Result<(), IndexError> {
+fn attributes<B: AsRef<[u8]>>(index: &Index<B>, rest: &impl Fn()) -> Result<(), IndexError> {
     let slice = index.slice();
     let mut at = 0;
     for set in 0..index.header.sets {
@@ -47,6 +56,10 @@ fn attributes<B: AsRef<[u8]>>(index: &Index<B>) -> Result<(), IndexError> {
     }
     require(at == index.header.attrs, "attributes that are in no set")?;
     for nth in 0..index.header.attrs as usize {
+        // Between the names are the values, which may be long.
+        if nth % 256 == 255 {
+            rest();
+        }
         let record = index.at.attrs + nth * ATTR;
         let packed = u64_at(index.file(), record);
         let name = slice.some_bytes(packed >> 16, packed & 0xffff);
@@ -61,10 +74,11 @@ fn attributes<B: AsRef<[u8]>>(index: &Index<B>) -> Result<(), IndexError> {
     Ok(())
 }
 
-fn inodes<B: AsRef<[u8]>>(index: &Index<B>) -> Result<(), IndexError> {
+fn inodes<B: AsRef<[u8]>>(index: &Index<B>, rest: &impl Fn()) -> Result<(), IndexError> {
     let slice = index.slice();
     let mut names = 0u32;
     for at in 0..index.header.inodes {
+        rest_at(at, rest);
         let record = slice.record(at);
         let record = record.ok_or(IndexError::Broken("an inode of no known type"))?;
         let Record { inode, set, .. } = record;
@@ -121,7 +135,7 @@ fn inodes<B: AsRef<[u8]>>(index: &Index<B>) -> Result<(), IndexError> {
 /// Goes through the names in the order in which the numbers were given: each must lead to the next
 /// new inode, or, as a further name, to one that is no directory. So every inode has its name, and
 /// there is no circle.
-fn names<B: AsRef<[u8]>>(index: &Index<B>) -> Result<(), IndexError> {
+fn names<B: AsRef<[u8]>>(index: &Index<B>, rest: &impl Fn()) -> Result<(), IndexError> {
     let slice = index.slice();
     let mut next_inode = 1;
     let mut text_end = 0;
@@ -132,6 +146,7 @@ fn names<B: AsRef<[u8]>>(index: &Index<B>) -> Result<(), IndexError> {
         "its root has a name",
     )?;
     for dir in 0..index.header.inodes {
+        rest_at(dir, rest);
         let Some(record) = slice.record(dir) else {
             continue;
         };
@@ -145,6 +160,7 @@ fn names<B: AsRef<[u8]>>(index: &Index<B>) -> Result<(), IndexError> {
         )?;
         let mut last: &[u8] = &[];
         for place in first..first + count {
+            rest_at(place, rest);
             let name = slice.name(place);
             require(name.parent == dir, "a name in another directory")?;
             let (begin, end) = name.text;

@@ -41,6 +41,8 @@
 mod build;
 mod check;
 mod merge;
+#[cfg(test)]
+mod oracle;
 mod read;
 mod record;
 

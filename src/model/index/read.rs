@@ -33,10 +33,25 @@ impl<B: AsRef<[u8]>> Index<B> {
     /// # Errors
     /// What is wrong with it first.
     pub fn open(bytes: B) -> Result<Index<B>, IndexError> {
-        let (header, at) = Header::decode(bytes.as_ref())?;
+        Index::open_resting(bytes, |_| {})
+    }
+
+    /// The same; `rest` is called every so often, and with it done, for who maps a large index and
+    /// will not have all of it in memory.
+    ///
+    /// # Errors
+    /// As [`Index::open`].
+    pub fn open_resting(bytes: B, rest: impl Fn(&B)) -> Result<Index<B>, IndexError> {
+        let (header, at) = Header::decode(bytes.as_ref(), || rest(&bytes))?;
         let index = Index { bytes, header, at };
-        check(&index)?;
+        check(&index, || rest(&index.bytes))?;
+        rest(&index.bytes);
         Ok(index)
+    }
+
+    /// What it reads.
+    pub fn bytes(&self) -> &B {
+        &self.bytes
     }
 
     /// The number of inodes, at least one: 0 is the root directory.

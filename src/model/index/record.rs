@@ -124,8 +124,9 @@ impl Header {
         bytes
     }
 
-    /// Reads the header of a whole file, and checks the length and the checksum.
-    pub(super) fn decode(file: &[u8]) -> Result<(Header, Sections), IndexError> {
+    /// Reads the header of a whole file, and checks the length and the checksum; `rest` is called
+    /// every so often meanwhile.
+    pub(super) fn decode(file: &[u8], rest: impl Fn()) -> Result<(Header, Sections), IndexError> {
         let found = file.len() as u64;
         if !file.starts_with(MAGIC) {
             return Err(IndexError::NotAnIndex);
@@ -142,7 +143,7 @@ impl Header {
         if found != wanted {
             return Err(IndexError::Length { found, wanted });
         }
-        if checksum(file) != u32_at(file, CHECKSUM_AT) {
+        if checksum(file, rest) != u32_at(file, CHECKSUM_AT) {
             return Err(IndexError::Checksum);
         }
         let header = Header {
@@ -166,11 +167,18 @@ impl Header {
     }
 }
 
-/// The checksum of a file, which leaves out the four bytes in which it stands.
-pub(super) fn checksum(file: &[u8]) -> u32 {
+/// How much is summed up until it is time to rest, in bytes.
+const REST: usize = 1 << 20;
+
+/// The checksum of a file, which leaves out the four bytes in which it stands. `rest` is called every
+/// so often.
+pub(super) fn checksum(file: &[u8], rest: impl Fn()) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&file[..CHECKSUM_AT]);
-    hasher.update(&file[CHECKSUM_AT + 4..]);
+    for part in file[CHECKSUM_AT + 4..].chunks(REST) {
+        hasher.update(part);
+        rest();
+    }
     hasher.finalize()
 }
 

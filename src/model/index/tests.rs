@@ -1,11 +1,13 @@
 //! Tests of the index: round trips, merges, damage.
 
 use std::collections::BTreeMap;
+use std::io::{self, Cursor};
 
 use proptest::prelude::*;
 
+use super::oracle::Builder;
 use super::record::{CHECKSUM_AT, HEADER, checksum};
-use super::*;
+use super::{Index, IndexError, Inode, Kind, Scope, Time, build, merge};
 use crate::model::DiffId;
 
 type Xattrs<'a> = &'a [(&'a [u8], &'a [u8])];
@@ -115,6 +117,10 @@ fn merged(layers: &[Index<Vec<u8>>]) -> Index<Vec<u8>> {
     Index::open(merge(&layers).unwrap()).unwrap()
 }
 
+fn in_memory() -> Cursor<Vec<u8>> {
+    Cursor::new(Vec::new())
+}
+
 #[test]
 fn everything_comes_back() {
     let device = Inode {
@@ -199,19 +205,133 @@ fn numbers_do_not_depend_on_the_order_of_the_walk() {
 
 #[test]
 fn what_cannot_be_is_not_built() {
-    let root = inode(Kind::Directory);
-    let mut builder = Builder::new(Scope::Layer, vec![diff(0)], &root, []);
-    let file = inode(Kind::File);
+    type Streaming = build::Builder<Cursor<Vec<u8>>>;
+    let (dir, file) = (inode(Kind::Directory), inode(Kind::File));
+    // Has the directory 1, "d", and the file 2, "f".
+    let begun = || {
+        let mut builder = Streaming::new(Scope::Layer, vec![diff(0)], &dir, [], in_memory).unwrap();
+        assert_eq!(builder.add(0, b"d", &dir, b"", []).unwrap(), 1);
+        assert_eq!(builder.add(0, b"f", &file, b"", []).unwrap(), 2);
+        builder
+    };
+    let refused = |parent, name: &[u8]| {
+        let error = begun().add(parent, name, &file, b"", []).unwrap_err();
+        let linked = begun().link(parent, name, 2).unwrap_err();
+        assert_eq!(error.to_string(), linked.to_string());
+        error.to_string()
+    };
     let longer = [b'x'; 256];
     for bad in [&b""[..], b".", b"..", b"a/b", b"a\0b", &longer] {
-        assert!(builder.add(0, bad, &file, b"", []).is_err(), "{bad:?}");
+        assert!(
+            refused(0, bad).ends_with("a name that cannot be"),
+            "{bad:?}"
+        );
     }
-    assert!(builder.add(1, b"a", &file, b"", []).is_err());
-    let handle = builder.add(0, b"a", &file, b"", []).unwrap();
-    assert!(builder.add(handle, b"b", &file, b"", []).is_err());
-    assert!(builder.link(0, b"b", 0).is_err());
-    builder.link(0, b"a", handle).unwrap();
-    assert!(builder.finish().is_err(), "a name twice");
+    for parent in [2, 3] {
+        assert!(refused(parent, b"x").ends_with("in no directory"));
+    }
+    assert!(refused(0, b"f").ends_with("a name twice"));
+    assert!(refused(0, b"e").ends_with("not sorted"));
+    let mut builder = begun();
+    assert!(builder.link(0, b"g", 3).is_err(), "of an inode to come");
+    let mut builder = begun();
+    builder.add(1, b"a", &file, b"", []).unwrap();
+    assert!(builder.add(0, b"g", &file, b"", []).is_err(), "back again");
+    let mut builder = begun();
+    builder.link(0, b"g", 1).unwrap();
+    assert!(builder.write(in_memory()).is_err(), "a directory twice");
+    begun().write(in_memory()).unwrap();
+}
+
+/// Takes no more than a thousand bytes, as a disk that is full.
+#[derive(Debug, Default)]
+struct Full(Cursor<Vec<u8>>);
+
+impl io::Read for Full {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl io::Write for Full {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.0.position() < 1000 {
+            true => self.0.write(bytes),
+            false => Err(io::ErrorKind::StorageFull.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl io::Seek for Full {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        self.0.seek(to)
+    }
+}
+
+/// More than is kept in memory, and a disk that has no room for it.
+#[test]
+fn what_the_disk_does_not_take_is_told() {
+    let (dir, file) = (inode(Kind::Directory), inode(Kind::File));
+    let fill = |builder: &mut build::Builder<Full>| {
+        for nth in 0..10_000 {
+            builder.add(0, format!("{nth:05}").as_bytes(), &file, b"", [])?;
+        }
+        Ok::<(), build::WriteError>(())
+    };
+    let mut builder =
+        build::Builder::new(Scope::Layer, vec![diff(0)], &dir, [], Full::default).unwrap();
+    let error = io::Error::from(fill(&mut builder).unwrap_err());
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+}
+
+/// Parts of more than one buffer, with everything in them.
+#[test]
+fn a_large_one_is_the_same_however_it_is_made() {
+    let mut builder = Builder::new(Scope::Layer, vec![diff(0)], &inode(Kind::Directory), []);
+    let mut dirs = vec![0];
+    let mut files = Vec::new();
+    for nth in 0..20_000u32 {
+        let parent = dirs[(nth as usize * 7919) % dirs.len()];
+        let name = format!("{:08x}", nth.wrapping_mul(0x9e37_79b1));
+        let value = (nth % 50).to_le_bytes();
+        let xattrs: &[(&[u8], &[u8])] = match nth % 3 {
+            0 => &[(b"user.a", &value), (b"user.b", b"")],
+            _ => NO_XATTRS,
+        };
+        let (kind, target) = match nth % 10 {
+            0 => (Kind::Directory, &b""[..]),
+            1 => (Kind::Symlink, name.as_bytes()),
+            2 => (Kind::BlockDevice, &b""[..]),
+            _ => (Kind::File, &b""[..]),
+        };
+        let xattrs = xattrs.iter().copied();
+        let entry = Inode {
+            rdev: nth,
+            ..inode(kind)
+        };
+        let handle = builder
+            .add(parent, name.as_bytes(), &entry, target, xattrs)
+            .unwrap();
+        match kind {
+            Kind::Directory => dirs.push(handle),
+            _ => files.push(handle),
+        }
+        if nth % 4 == 3 {
+            let of = files[(nth as usize * 31) % files.len()];
+            let parent = dirs[(nth as usize * 17) % dirs.len()];
+            let name = format!("again{nth}");
+            builder.link(parent, name.as_bytes(), of).unwrap();
+        }
+    }
+    // Compares the two builders.
+    let index = Index::open(builder.finish().unwrap()).unwrap();
+    assert_eq!(index.len(), 20_001);
+    let again = merged(&[index]);
+    assert_eq!(again.len(), 20_001);
 }
 
 #[test]
@@ -384,7 +504,7 @@ fn fix(bytes: &mut [u8]) {
     if bytes.len() >= HEADER {
         let length = bytes.len() as u64;
         bytes[16..24].copy_from_slice(&length.to_le_bytes());
-        let sum = checksum(bytes);
+        let sum = checksum(bytes, || {});
         bytes[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&sum.to_le_bytes());
     }
 }

@@ -9,6 +9,11 @@
 //! name is whole, also after a power cut, and leaves nothing of itself if the process dies before.
 //! It is never changed, only unlinked and replaced, so who has mapped it keeps what it has.
 
+//!
+//! Making one takes a flat amount of memory however large the tree is: see `model::index::Builder`,
+//! and [`Memory::Sparing`].
+
+mod place;
 mod verify;
 mod walk;
 
@@ -17,18 +22,19 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, MemfdFlags, Mode, OFlags, linkat, memfd_create, openat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat};
 use rustix::io::Errno;
 
 use super::layout::open_directory;
 use super::usage::Usage;
 use super::{Store, StoreError};
-use crate::model::index::{Builder, Index, Scope, WriteError, merger};
+use crate::model::index::{Index, IndexError, Scope, merger};
 use crate::model::{DiffId, ImageId};
 use crate::sys::map::Map;
 use crate::sys::reason;
 use crate::sys::remove_tree::remove_tree;
 
+use place::{Builder, Place};
 pub use verify::{Condition, check_image, check_layer, repair_image, repair_layer};
 
 /// The name of an index in the directory of its layer or image.
@@ -62,7 +68,7 @@ pub fn merged(
     let path = store.image_index(image);
     let directory = directory_of(store, image);
     if let Some(directory) = &directory {
-        match read(directory, Scope::Merged, &diffs) {
+        match read(directory, Scope::Merged, &diffs, Memory::Whole) {
             Ok(index) => return Ok(index),
             Err(trouble) => trouble.tell(&path),
         }
@@ -71,7 +77,8 @@ pub fn merged(
     for layer in layers {
         own.push(own_or_made(store, layer)?);
     }
-    keep(store, directory.as_ref(), &path, || merge_all(&own, &path))
+    let make = |place: Place<'_>| merge_all(&own, place, &path);
+    keep(store, directory.as_ref(), &path, Memory::Whole, make)
 }
 
 /// Make the merged index of an image that has just been loaded, if it has none that is right. From
@@ -82,7 +89,7 @@ pub fn merged(
 pub fn prepare(store: &Store, image: &ImageId, layers: &[DiffId]) -> Result<(), StoreError> {
     let path = store.image_index(image);
     let directory = open_directory(&store.image(image))?;
-    match read(&directory, Scope::Merged, layers) {
+    match read(&directory, Scope::Merged, layers, Memory::Sparing) {
         Ok(_) => return Ok(()),
         Err(trouble) => trouble.tell(&path),
     }
@@ -94,15 +101,19 @@ pub fn prepare(store: &Store, image: &ImageId, layers: &[DiffId]) -> Result<(), 
             StoreError::at("use", &path)(io::Error::other(trouble.to_string()))
         })?);
     }
-    let file = unnamed(store, merge_all(&own, &path)?)?;
+    let staging = store.staging();
+    let place = Place::Disk(&staging);
+    let file = unnamed(place, merge_all(&own, place, &path)?)?;
     name(&file, directory).map_err(StoreError::at("create", &path))
 }
 
 /// Make a layer's index from its tree and put it into its directory. Gives what the tree takes.
 pub(super) fn make(store: &Store, directory: &Path, diff: &DiffId) -> Result<Usage, StoreError> {
     let tree = directory.join("tree");
-    let walked = walk::walk(open_directory(&tree)?, diff, &tree)?;
-    let file = unnamed(store, walked.index)?;
+    let staging = store.staging();
+    let place = Place::Disk(&staging);
+    let walked = walk::walk(open_directory(&tree)?, diff, place, &tree)?;
+    let file = unnamed(place, walked.index)?;
     let path = directory.join(NAME);
     name(&file, open_directory(directory)?).map_err(StoreError::at("create", &path))?;
     Ok(walked.usage)
@@ -148,8 +159,22 @@ fn directory_of(store: &Store, image: &ImageId) -> Option<OwnedFd> {
     }
 }
 
+/// How much of a mapped index is in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Memory {
+    /// All of it, from the beginning: for a view, which must not wait for it later.
+    Whole,
+    /// Only what has been read of late.
+    Sparing,
+}
+
 /// The index in a directory, if it is what it should be.
-fn read(directory: impl AsFd, scope: Scope, diffs: &[DiffId]) -> Result<Index<Map>, Trouble> {
+fn read(
+    directory: impl AsFd,
+    scope: Scope,
+    diffs: &[DiffId],
+    memory: Memory,
+) -> Result<Index<Map>, Trouble> {
     let damaged = |errno: Errno| Trouble::Damaged(reason(&errno.into()));
     // Not waiting for a writer where somebody has put a pipe.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -158,8 +183,8 @@ fn read(directory: impl AsFd, scope: Scope, diffs: &[DiffId]) -> Result<Index<Ma
         Err(Errno::NOENT) => return Err(Trouble::Missing),
         Err(errno) => return Err(damaged(errno)),
     };
-    let map = Map::of(&file).map_err(damaged)?;
-    let index = Index::open(map).map_err(|e| Trouble::Damaged(e.to_string()))?;
+    let map = mapped(&file, memory).map_err(damaged)?;
+    let index = opened(map, memory).map_err(|e| Trouble::Damaged(e.to_string()))?;
     let is_it = index.scope() == scope && index.diffs().eq(diffs.iter().cloned());
     if !is_it {
         return Err(Trouble::Damaged("it is of other layers".to_owned()));
@@ -167,8 +192,24 @@ fn read(directory: impl AsFd, scope: Scope, diffs: &[DiffId]) -> Result<Index<Ma
     Ok(index)
 }
 
+fn mapped(file: &File, memory: Memory) -> Result<Map, Errno> {
+    match memory {
+        Memory::Whole => Map::of(file),
+        Memory::Sparing => Map::unread(file),
+    }
+}
+
+fn opened(map: Map, memory: Memory) -> Result<Index<Map>, IndexError> {
+    match memory {
+        Memory::Whole => Index::open(map),
+        Memory::Sparing => Index::open_resting(map, Map::release),
+    }
+}
+
+/// A layer's own, to be read once, from the beginning to the end.
 fn read_layer(directory: impl AsFd, diff: &DiffId) -> Result<Index<Map>, Trouble> {
-    read(directory, Scope::Layer, std::slice::from_ref(diff))
+    let diffs = std::slice::from_ref(diff);
+    read(directory, Scope::Layer, diffs, Memory::Sparing)
 }
 
 /// A layer's own index, made anew if it has to be.
@@ -181,16 +222,27 @@ fn own_or_made(store: &Store, layer: &LayerAt<'_>) -> Result<Index<Map>, StoreEr
     }
     let tree = store.layer(layer.diff).join("tree");
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    keep(store, Some(&layer.directory), &path, || {
+    let make = |place: Place<'_>| {
         let opened = openat(layer.directory, "tree", flags, Mode::empty());
         let opened = opened.map_err(StoreError::at("open", &tree))?;
-        walk::walk(opened, layer.diff, &tree).map(|walked| walked.index)
-    })
+        walk::walk(opened, layer.diff, place, &tree).map(|walked| walked.index)
+    };
+    keep(store, Some(&layer.directory), &path, Memory::Sparing, make)
 }
 
-fn merge_all(own: &[Index<Map>], path: &Path) -> Result<Builder, StoreError> {
+fn merge_all(own: &[Index<Map>], place: Place<'_>, path: &Path) -> Result<Builder, StoreError> {
     let own: Vec<&Index<Map>> = own.iter().collect();
-    merger(&own).map_err(|e| StoreError::at("make", path)(io::Error::other(e)))
+    let release = || own.iter().for_each(|index| index.bytes().release());
+    let merged = merger(&own, || place.scratch(), release);
+    let merged = merged.map_err(|e| StoreError::at("make", path)(io::Error::from(e)))?;
+    // They were not read all at once: the disk may have failed since they were checked.
+    match own.iter().all(|index| index.is_whole()) {
+        true => Ok(merged),
+        false => {
+            let error = io::Error::other("a layer's index cannot be read any more");
+            Err(StoreError::at("make", path)(error))
+        }
+    }
 }
 
 /// Make an index and keep it: in the directory if there is one and that can be done, else without a
@@ -199,9 +251,11 @@ fn keep(
     store: &Store,
     directory: Option<impl AsFd>,
     path: &Path,
-    make: impl Fn() -> Result<Builder, StoreError>,
+    memory: Memory,
+    make: impl Fn(Place<'_>) -> Result<Builder, StoreError>,
 ) -> Result<Index<Map>, StoreError> {
-    let file = match unnamed(store, make()?) {
+    let made = |place: Place<'_>| unnamed(place, make(place)?);
+    let file = match made(Place::Disk(&store.staging())) {
         Ok(file) => {
             match directory.map(|directory| name(&file, directory)) {
                 // The image was removed meanwhile.
@@ -211,38 +265,23 @@ fn keep(
             file
         }
         Err(e) => {
+            // Where it was not the disk's room, this fails as well.
+            let file = made(Place::Memory)?;
             tracing::warn!("{e}: {} stays in memory", path.display());
-            in_memory(make()?).map_err(StoreError::at("make", path))?
+            file
         }
     };
-    let map = Map::of(&file).map_err(StoreError::at("read", path))?;
-    Index::open(map).map_err(|e| StoreError::at("make", path)(io::Error::other(e)))
+    let map = mapped(&file, memory).map_err(StoreError::at("read", path))?;
+    opened(map, memory).map_err(|e| StoreError::at("make", path)(io::Error::other(e)))
 }
 
-/// An index on the disk, but without a name. It is synced: what has the name must be whole after a
-/// power cut, else that could not be told from a disk that fails.
-fn unnamed(store: &Store, index: Builder) -> Result<File, StoreError> {
-    let directory = store.staging();
-    let write = || -> io::Result<File> {
-        let mut file = tempfile::tempfile_in(&directory)?;
-        write_to(&mut file, index)?;
-        file.sync_all()?;
-        Ok(file)
-    };
-    write().map_err(StoreError::at("write an index in", &directory))
-}
-
-fn in_memory(index: Builder) -> io::Result<File> {
-    let mut file = File::from(memfd_create("layerctl-index", MemfdFlags::CLOEXEC)?);
-    write_to(&mut file, index)?;
+/// An index without a name. It is synced: what has the name must be whole after a power cut, else
+/// that could not be told from a disk that fails.
+fn unnamed(place: Place<'_>, index: Builder) -> Result<File, StoreError> {
+    let file = place.write(index)?;
+    let synced = file.sync_all();
+    synced.map_err(|e| StoreError::at("write an index in", place.path())(e))?;
     Ok(file)
-}
-
-fn write_to(file: &mut File, index: Builder) -> io::Result<()> {
-    index.write(file).map_err(|e| match e {
-        WriteError::Io(e) => e,
-        WriteError::Index(e) => io::Error::other(e),
-    })
 }
 
 /// Give an index its name in a directory, in the place of one that is there.

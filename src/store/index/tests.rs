@@ -243,6 +243,13 @@ fn an_image_or_layer_that_has_lost_its_name_can_still_be_shown() {
 #[test]
 fn without_room_on_the_disk_it_stays_in_memory() {
     let f = Fixture::new();
+    // More than is in memory anyway, while it is made.
+    let layer = f.store.layer(&f.diffs[0]);
+    for nth in 0..4_000 {
+        fs::write(layer.join(format!("tree/{nth}")), "").unwrap();
+    }
+    make(&f.store, &layer, &f.diffs[0]).unwrap();
+    fs::remove_file(f.store.image_index(&f.image)).unwrap();
     let whole = shown(&f.merged());
     fs::remove_file(f.store.image_index(&f.image)).unwrap();
     // Nothing can be made there, as on a full disk.
@@ -284,11 +291,10 @@ fn a_tree_may_be_deeper_than_a_path_is_long() {
         depth += 1;
     }
     let tree = open_directory(dir.path()).unwrap();
-    let walked = walk::walk(tree, &DiffId::of(b""), dir.path()).unwrap();
+    let walked = walk::walk(tree, &DiffId::of(b""), Place::Memory, dir.path()).unwrap();
     assert_eq!(walked.usage.entries, 201);
-    assert_eq!(
-        Index::open(walked.index.finish().unwrap()).unwrap().len(),
-        201
-    );
+    let file = Place::Memory.write(walked.index).unwrap();
+    let index = Index::open(Map::of(&file).unwrap()).unwrap();
+    assert_eq!(index.len(), 201);
     crate::sys::remove_tree::empty(open_directory(dir.path()).unwrap()).unwrap();
 }

@@ -2,12 +2,16 @@
 
 use std::path::Path;
 
-use super::{LayerAt, Trouble, directory_of, make, merged, read, read_layer, walk};
+use super::{
+    LayerAt, Memory, Place, Trouble, directory_of, make, mapped, merged, opened, read, read_layer,
+    walk,
+};
 use crate::model::index::{Index, Inode, Kind, Scope, Time};
 use crate::model::{DiffId, ImageId};
 use crate::store::layout::open_directory;
 use crate::store::usage::Usage;
 use crate::store::{Store, StoreError};
+use crate::sys::map::Map;
 
 /// In which condition an index is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,9 +42,15 @@ impl<T> From<Result<T, Trouble>> for Condition {
 /// The tree cannot be read.
 pub fn check_layer(directory: &Path, diff: &DiffId) -> Result<(Usage, Condition), StoreError> {
     let tree = directory.join("tree");
-    let walked = walk::walk(open_directory(&tree)?, diff, &tree)?;
+    let made = |place: Place<'_>| {
+        let walked = walk::walk(open_directory(&tree)?, diff, place, &tree)?;
+        Ok::<_, StoreError>((walked.usage, place.write(walked.index)?))
+    };
+    // In memory where nothing can be written.
+    let (usage, fresh) = made(Place::Disk(directory)).or_else(|_| made(Place::Memory))?;
+    let fresh = mapped(&fresh, Memory::Sparing).map_err(StoreError::at("check", &tree))?;
+    let fresh = opened(fresh, Memory::Sparing);
     let found = read_layer(open_directory(directory)?, diff);
-    let fresh = walked.index.finish().and_then(Index::open);
     let condition = match (found, fresh) {
         (Ok(index), Ok(fresh)) => match first_difference(&index, &fresh) {
             None => Condition::Sound,
@@ -49,13 +59,13 @@ pub fn check_layer(directory: &Path, diff: &DiffId) -> Result<(Usage, Condition)
         (Ok(_), Err(e)) => Condition::Damaged(e.to_string()),
         (found, _) => found.into(),
     };
-    Ok((walked.usage, condition))
+    Ok((usage, condition))
 }
 
 /// Check an image's merged index: whether it is whole, and of these layers, topmost first.
 pub fn check_image(store: &Store, image: &ImageId, layers: &[DiffId]) -> Condition {
     match directory_of(store, image) {
-        Some(directory) => read(directory, Scope::Merged, layers).into(),
+        Some(directory) => read(directory, Scope::Merged, layers, Memory::Sparing).into(),
         None => Condition::Missing,
     }
 }
@@ -88,14 +98,17 @@ pub fn repair_image(store: &Store, image: &ImageId, layers: &[DiffId]) -> Result
     merged(store, image, &layers).map(|_| ())
 }
 
+/// How many inodes are compared until the memory of what was read is given back.
+const REST: u32 = 1 << 10;
+
 /// The name of the first inode of which two indexes of a layer do not say the same.
-fn first_difference<A, B>(one: &Index<A>, other: &Index<B>) -> Option<String>
-where
-    A: AsRef<[u8]>,
-    B: AsRef<[u8]>,
-{
+fn first_difference(one: &Index<Map>, other: &Index<Map>) -> Option<String> {
     let differs = |at: &u32| {
         let at = *at;
+        if at % REST == REST - 1 {
+            one.bytes().release();
+            other.bytes().release();
+        }
         one.inode(at).map(lasting) != other.inode(at).map(lasting)
             || one.target(at) != other.target(at)
             || !one.names(at).eq(other.names(at))

@@ -1,6 +1,8 @@
 //! Making a layer's index: one walk over its tree, by directory descriptors, which measures it too.
+//! It goes in the order of the numbers: breadth first, the names of a directory sorted.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -8,8 +10,9 @@ use std::path::Path;
 use rustix::fs::{FileType, Stat, fstat, readlinkat};
 use rustix::io::Errno;
 
+use super::place::{Builder, Place};
 use crate::model::DiffId;
-use crate::model::index::{Builder, IndexError, Inode, Kind, Scope, Time};
+use crate::model::index::{Inode, Kind, Scope, Time};
 use crate::model::xattr;
 use crate::store::StoreError;
 use crate::store::directories::{Directories, list};
@@ -25,8 +28,13 @@ pub(super) struct Walked {
 }
 
 /// Walk a layer's tree, which nobody changes meanwhile. `path` is for messages.
-pub(super) fn walk(tree: OwnedFd, diff: &DiffId, path: &Path) -> Result<Walked, StoreError> {
-    walk_all(tree, diff).map_err(StoreError::at("index", path))
+pub(super) fn walk(
+    tree: OwnedFd,
+    diff: &DiffId,
+    place: Place<'_>,
+    path: &Path,
+) -> Result<Walked, StoreError> {
+    walk_all(tree, diff, place).map_err(StoreError::at("index", path))
 }
 
 /// An inode's extended attributes: those that go into the index, and whether it is opaque.
@@ -63,13 +71,14 @@ impl Xattrs {
     }
 }
 
-fn walk_all(tree: OwnedFd, diff: &DiffId) -> io::Result<Walked> {
+fn walk_all(tree: OwnedFd, diff: &DiffId, place: Place<'_>) -> io::Result<Walked> {
     let stat = fstat(&tree)?;
     let device = stat.st_dev;
     // By a name in it: of the descriptor's own link it would be the link's attributes.
     let xattrs = Xattrs::of(&proc_path_of(&tree, b"."))?;
     let root = inode(&stat, xattrs.opaque);
-    let mut builder = Builder::new(Scope::Layer, vec![diff.clone()], &root, xattrs.shown());
+    let (diffs, shown, scratch) = (vec![diff.clone()], xattrs.shown(), || place.scratch());
+    let mut builder = Builder::new(Scope::Layer, diffs, &root, shown, scratch)?;
     let mut usage = Usage::default();
     let mut count = |stat: &Stat, is_first_name: bool| {
         usage.entries += 1;
@@ -78,28 +87,23 @@ fn walk_all(tree: OwnedFd, diff: &DiffId) -> io::Result<Walked> {
         }
     };
     count(&stat, true);
-    // Handles of files with several names, by their inode number.
+    // Numbers of files with several names, by their inode number on the disk.
     let mut linked: HashMap<u64, u32> = HashMap::new();
     let mut directories = Directories::below(tree);
-    // Those that are still to be read, with their handles.
-    let mut pending = vec![(0, 0)];
-    while let Some((number, parent)) = pending.pop() {
-        let directory = directories.open(number)?;
-        for entry in list(&directory)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            if matches!(name.to_bytes(), b"." | b"..") {
-                continue;
-            }
+    // The numbers of those that are still to be read. (`directories` numbers directories alone.)
+    let mut pending = VecDeque::from([0]);
+    let mut nth = 0;
+    while let Some(parent) = pending.pop_front() {
+        let directory = directories.open(nth)?;
+        for name in Names::of(&directory)?.sorted() {
             let stat = stat_at(&*directory, name.to_bytes())?;
             if stat.st_dev != device {
                 // Something is mounted there: not the layer's.
                 continue;
             }
             let file_type = FileType::from_raw_mode(stat.st_mode);
-            if let Some(handle) = linked.get(&stat.st_ino) {
-                let linked = builder.link(parent, name.to_bytes(), *handle);
-                linked.map_err(refused)?;
+            if let Some(first) = linked.get(&stat.st_ino) {
+                builder.link(parent, name.to_bytes(), *first)?;
                 count(&stat, false);
                 continue;
             }
@@ -113,21 +117,16 @@ fn walk_all(tree: OwnedFd, diff: &DiffId) -> io::Result<Walked> {
                 FileType::Symlink => readlinkat(&*directory, name, Vec::new())?.into_bytes(),
                 _ => Vec::new(),
             };
-            let handle = builder
-                .add(
-                    parent,
-                    name.to_bytes(),
-                    &inode(&stat, xattrs.opaque),
-                    &target,
-                    xattrs.shown(),
-                )
-                .map_err(refused)?;
+            let inode = inode(&stat, xattrs.opaque);
+            let number = builder.add(parent, name.to_bytes(), &inode, &target, xattrs.shown())?;
             if file_type == FileType::Directory {
-                pending.push((directories.add(number, name), handle));
+                directories.add(nth, name);
+                pending.push_back(number);
             } else if stat.st_nlink > 1 {
-                linked.insert(stat.st_ino, handle);
+                linked.insert(stat.st_ino, number);
             }
         }
+        nth += 1;
     }
     Ok(Walked {
         index: builder,
@@ -135,8 +134,40 @@ fn walk_all(tree: OwnedFd, diff: &DiffId) -> io::Result<Walked> {
     })
 }
 
-fn refused(error: IndexError) -> io::Error {
-    io::Error::other(error)
+/// The names in a directory, close together: there may be a million.
+#[derive(Default)]
+struct Names {
+    /// One after the other, each with a zero at its end.
+    text: Vec<u8>,
+    begins: Vec<usize>,
+}
+
+impl Names {
+    /// What is in an open directory.
+    fn of(directory: &OwnedFd) -> Result<Names, Errno> {
+        let mut names = Names::default();
+        for entry in list(directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if !matches!(name.to_bytes(), b"." | b"..") {
+                names.begins.push(names.text.len());
+                names.text.extend_from_slice(name.to_bytes_with_nul());
+            }
+        }
+        let text = &names.text;
+        names.begins.sort_unstable_by_key(|begin| at(text, *begin));
+        Ok(names)
+    }
+
+    fn sorted(&self) -> impl Iterator<Item = &CStr> {
+        self.begins.iter().map(|begin| at(&self.text, *begin))
+    }
+}
+
+/// The name that begins there.
+fn at(text: &[u8], begin: usize) -> &CStr {
+    let rest = text.get(begin..).unwrap_or_default();
+    CStr::from_bytes_until_nul(rest).unwrap_or_default()
 }
 
 /// What `stat` says, as an index has it.

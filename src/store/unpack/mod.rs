@@ -43,9 +43,8 @@ pub use again::split_again;
 pub use error::UnpackError;
 
 use crate::model::DiffId;
-use crate::model::tar::{Entry, Kind, TarError, TarReader, shown};
+use crate::model::tar::{Kind, TarError, TarReader};
 use crate::model::tar_split::TarSplitWriter;
-use crate::model::xattr::is_private;
 use record::Recorded;
 
 /// A layer that was unpacked.
@@ -66,20 +65,6 @@ pub struct Unpacked {
     pub has_replaced: bool,
 }
 
-/// The most bytes of symbolic links' targets and of extended attributes that a layer may have: whoever indexes it has
-/// them in memory.
-const MAX_KEPT: usize = 24 << 20;
-
-fn kept_of(entry: &Entry) -> usize {
-    let set = entry.xattrs.iter().filter(|(name, _)| !is_private(name));
-    let attributes = set.map(|(name, value)| name.len() + value.len());
-    let target = match entry.kind {
-        Kind::Symlink => entry.link.len(),
-        _ => 0,
-    };
-    target + attributes.sum::<usize>()
-}
-
 /// Unpacks the uncompressed tar that `reader` gives into `tree`, an open and empty directory that nobody else
 /// changes meanwhile, and notes in `split` what is not to be seen there.
 ///
@@ -93,18 +78,9 @@ pub fn unpack<W: Write>(
 ) -> Result<Unpacked, UnpackError> {
     let (diff_id, unpacked) = reading(reader, split, cancel, |tar| {
         let mut tree = place::Tree::new(tree);
-        let (mut size, mut entries, mut kept) = (0u64, 0, 0);
+        let (mut size, mut entries) = (0u64, 0);
         while let Some(entry) = tar.next_entry()? {
             entries += 1;
-            kept += kept_of(&entry);
-            if kept > MAX_KEPT {
-                return Err(UnpackError::Refused {
-                    entry: shown(&entry.path),
-                    reason: format!(
-                        "more than {MAX_KEPT} bytes of link targets and extended attributes in one layer"
-                    ),
-                });
-            }
             let added = tree
                 .put(&entry, tar)
                 .map_err(|trouble| trouble.of(&entry.path))?;

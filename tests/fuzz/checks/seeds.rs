@@ -1,5 +1,7 @@
 //! Where the fuzzer begins: what our own writers make, a bit of everything. `corpus/` holds them as files.
 
+use std::io::Cursor;
+
 use layerctl::archive::write::{LayerBuilder, Meta};
 use layerctl::model::DiffId;
 use layerctl::model::index::{Builder, Index, Inode, Kind, Scope, Time, merge};
@@ -30,9 +32,8 @@ pub fn all() -> Vec<Seed> {
         seeds.push(("tar_splits", name, split));
     }
     let layer = index();
-    let merged = Index::open(layer.as_slice())
-        .and_then(|index| merge(&[&index]))
-        .expect("an index");
+    let opened = Index::open(layer.as_slice()).expect("an index");
+    let merged = merge(&[&opened]).expect("an index");
     seeds.push(("indexes", "layer", layer));
     seeds.push(("indexes", "merged", merged));
     seeds
@@ -295,15 +296,20 @@ fn index() -> Vec<u8> {
     };
     let xattrs = [(&b"user.a"[..], &b"value"[..]), (b"user.b", b"")];
     let diff = DiffId::of(b"layer");
-    let mut builder = Builder::new(Scope::Layer, vec![diff], &inode(Kind::Directory), xattrs);
+    let empty = Cursor::<Vec<u8>>::default;
+    let dir = inode(Kind::Directory);
+    let builder = Builder::new(Scope::Layer, vec![diff], &dir, xattrs, empty);
+    let mut builder = builder.expect("an index");
     let mut build = || {
-        let dir = builder.add(0, b"dir", &inode(Kind::Directory), b"", [])?;
-        let file = builder.add(dir, b"file", &inode(Kind::File), b"", xattrs)?;
-        builder.link(0, b"again", file)?;
-        builder.add(dir, b"link", &inode(Kind::Symlink), b"target", [])?;
+        let file = builder.add(0, b"again", &inode(Kind::File), b"", xattrs)?;
+        let dir = builder.add(0, b"dir", &dir, b"", [])?;
         builder.add(0, b"gone", &inode(Kind::Whiteout), b"", [])?;
-        builder.add(0, b"pipe", &inode(Kind::Fifo), b"", [])
+        builder.add(0, b"pipe", &inode(Kind::Fifo), b"", [])?;
+        builder.link(dir, b"file", file)?;
+        builder.add(dir, b"link", &inode(Kind::Symlink), b"target", [])
     };
     build().expect("names that can be");
-    builder.finish().expect("an index")
+    let mut out = empty();
+    builder.write(&mut out).expect("an index");
+    out.into_inner()
 }
