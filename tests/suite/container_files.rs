@@ -377,7 +377,7 @@ pub fn export_leaves_no_half_file() {
 
 /// However the command ends, its view does.
 pub fn an_interrupted_export_leaves_no_view() {
-    for signal in ["INT", "KILL"] {
+    for signal in ["TERM", "KILL"] {
         let store = Store::new();
         store.load(&heavy("heavy:1", 1));
         let container = store.create("heavy:1");
