@@ -34,8 +34,6 @@ pub enum Format {
 /// What layers are compressed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compress {
-    /// Nothing: their digests are the diff IDs.
-    None,
     /// gzip, level 6.
     Gzip,
     /// zstd, level 3.
@@ -102,8 +100,8 @@ pub enum SaveError<E> {
 pub struct Options<'a> {
     /// As what.
     pub format: Format,
-    /// How the layers are compressed.
-    pub compress: Compress,
+    /// How the layers are compressed; not at all: their digests are the diff IDs.
+    pub compress: Option<Compress>,
     /// Where unnamed files may be made, for layers while they are compressed.
     pub spool_dir: &'a Path,
 }
@@ -172,11 +170,11 @@ pub fn save<W: Write, S: LayerSource>(
     Ok(archive.finish()?)
 }
 
-fn layer_type(compress: Compress) -> String {
+fn layer_type(compress: Option<Compress>) -> String {
     let suffix = match compress {
-        Compress::None => "",
-        Compress::Gzip => "+gzip",
-        Compress::Zstd => "+zstd",
+        None => "",
+        Some(Compress::Gzip) => "+gzip",
+        Some(Compress::Zstd) => "+zstd",
     };
     format!("{LAYER}{suffix}")
 }
@@ -288,8 +286,8 @@ impl<W: Write> Writer<W> {
         layers: &S,
         options: Options<'_>,
     ) -> Result<Blob, SaveError<S::Error>> {
-        if options.compress != Compress::None {
-            return self.compressed_layer(diff, layers, options);
+        if let Some(compress) = options.compress {
+            return self.compressed_layer(diff, layers, compress, options.spool_dir);
         }
         let failed = |source| SaveError::Layer {
             layer: diff.clone(),
@@ -320,15 +318,16 @@ impl<W: Write> Writer<W> {
         &mut self,
         diff: &DiffId,
         layers: &S,
-        options: Options<'_>,
+        compress: Compress,
+        spool_dir: &Path,
     ) -> Result<Blob, SaveError<S::Error>> {
         let spooled = |source| SaveError::Spool {
-            directory: options.spool_dir.display().to_string(),
+            directory: spool_dir.display().to_string(),
             source,
         };
-        let file = tempfile::tempfile_in(options.spool_dir).map_err(spooled)?;
+        let file = tempfile::tempfile_in(spool_dir).map_err(spooled)?;
         let stored = DigestWriter::new(file);
-        let encoder = Encoder::new(options.compress, stored).map_err(spooled)?;
+        let encoder = Encoder::new(compress, stored).map_err(spooled)?;
         let mut tar = LayerTar::new(encoder);
         let written = layers.write(diff, &mut tar);
         if let Some(e) = tar.failed.take() {
@@ -412,7 +411,6 @@ impl<W: Write> Write for LayerTar<W> {
 }
 
 enum Encoder<W: Write> {
-    Plain(W),
     Gzip(flate2::write::GzEncoder<W>),
     Zstd(zstd::Encoder<'static, W>),
 }
@@ -420,7 +418,6 @@ enum Encoder<W: Write> {
 impl<W: Write> Encoder<W> {
     fn new(compress: Compress, out: W) -> io::Result<Encoder<W>> {
         Ok(match compress {
-            Compress::None => Encoder::Plain(out),
             Compress::Gzip => {
                 let level = flate2::Compression::default();
                 Encoder::Gzip(flate2::write::GzEncoder::new(out, level))
@@ -433,7 +430,6 @@ impl<W: Write> Encoder<W> {
 
     fn finish(self) -> io::Result<W> {
         match self {
-            Encoder::Plain(out) => Ok(out),
             Encoder::Gzip(encoder) => encoder.finish(),
             Encoder::Zstd(encoder) => encoder.finish(),
         }
@@ -443,7 +439,6 @@ impl<W: Write> Encoder<W> {
 impl<W: Write> Write for Encoder<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Encoder::Plain(out) => out.write(bytes),
             Encoder::Gzip(encoder) => encoder.write(bytes),
             Encoder::Zstd(encoder) => encoder.write(bytes),
         }
@@ -451,7 +446,6 @@ impl<W: Write> Write for Encoder<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
-            Encoder::Plain(out) => out.flush(),
             Encoder::Gzip(encoder) => encoder.flush(),
             Encoder::Zstd(encoder) => encoder.flush(),
         }

@@ -2,8 +2,7 @@
 //! the files in `tree/`.
 //!
 //! What is in it says `model::tar_split`; it is compressed with zstd, after a line that says what it
-//! is. A tar with 1,000 files has some 30 KiB of it. It is written while the layer is unpacked, is on
-//! the disk with it, and never changes.
+//! is. It is written while the layer is unpacked, is on the disk with it, and never changes.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};

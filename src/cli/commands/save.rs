@@ -67,9 +67,9 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
             FormatName::Oci => Format::Oci,
         },
         compress: match args.compress {
-            CompressName::None => Compress::None,
-            CompressName::Gzip => Compress::Gzip,
-            CompressName::Zstd => Compress::Zstd,
+            CompressName::None => None,
+            CompressName::Gzip => Some(Compress::Gzip),
+            CompressName::Zstd => Some(Compress::Zstd),
         },
         spool_dir: &spool_dir,
     };
