@@ -13,7 +13,7 @@ use std::process::Command;
 /// tier stands below all of them and uses nothing.
 const TIERS: [&[&str]; 5] = [
     &["cli"],
-    &["image", "container", "reclaim", "union"],
+    &["image", "container", "reclaim", "union", "bench"],
     &["archive", "store", "db"],
     &["sys"],
     &["model"],

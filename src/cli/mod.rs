@@ -12,6 +12,7 @@ pub mod list;
 mod load_progress;
 pub mod output_file;
 pub mod overlay_options;
+pub mod plot;
 pub mod serve;
 pub mod table;
 pub mod time;
@@ -137,6 +138,8 @@ enum Command {
     Overlay(c::overlay::Args),
     /// Show deferred deletion from beginning to end, on a real image
     Demo(c::demo::Args),
+    /// Measure reclaiming, views and loading, beside what else does such things
+    Bench(c::bench::Args),
     /// The process behind a mounted view
     #[command(hide = true)]
     Serve(serve::Args),
@@ -183,8 +186,9 @@ fn log_to_stderr(level: Level) {
 
 fn execute(cli: Cli) -> Result<(), CommandError> {
     let command = match cli.command {
-        // The demonstration has a store of its own.
+        // The demonstration and the benchmarks have stores of their own.
         Command::Demo(args) => return c::demo::run(args),
+        Command::Bench(args) => return c::bench::run(args),
         Command::Overlay(args) => return c::overlay::run(args),
         Command::Serve(args) => return serve::run(args, cli.root.as_deref()),
         command => command,
@@ -227,7 +231,7 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
         Command::Gc(args) => c::gc::run(args, cx),
         Command::Fsck(args) => c::fsck::run(args, cx),
         Command::Events(args) => c::events::run(args, cx),
-        Command::Demo(_) | Command::Overlay(_) | Command::Serve(_) => Ok(()),
+        Command::Demo(_) | Command::Bench(_) | Command::Overlay(_) | Command::Serve(_) => Ok(()),
     };
     // What was printed before an error belongs before it.
     let flushed = cx.flush();

@@ -32,6 +32,15 @@ pub fn dies_with_us(command: &mut Command) {
     }
 }
 
+/// As [`dies_with_us`], for the first process of a PID namespace: it does not see its parent, and cannot
+/// look whether that has ended meanwhile.
+pub fn dies_with_us_unseen(command: &mut Command) {
+    // SAFETY: between fork and exec only one system call is made, and nothing is allocated.
+    unsafe {
+        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+    }
+}
+
 /// Gives what `command` starts a session of its own: no terminal, and no signal from one, from before it
 /// runs its program.
 pub fn leads_a_session(command: &mut Command) {
@@ -68,6 +77,58 @@ pub fn wait(pid: i32) -> io::Result<i32> {
             Ok(None) | Err(Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
+    }
+}
+
+/// Waits until any child ends, and gives its ID and its exit code, as [`wait`] does; `None` without
+/// children.
+pub fn wait_for_any() -> io::Result<Option<(i32, i32)>> {
+    loop {
+        match waitpid(None, WaitOptions::empty()) {
+            Ok(Some((pid, status))) => {
+                let signalled = || status.terminating_signal().map(|signal| 128 + signal);
+                if let Some(code) = status.exit_status().or_else(signalled) {
+                    return Ok(Some((pid.as_raw_pid(), code)));
+                }
+            }
+            Ok(None) | Err(Errno::INTR) => {}
+            Err(Errno::CHILD) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// Waits until a child ends. Gives its exit code, as [`wait`] does, and the largest resident set that it
+/// or a descendant that was waited for has had, in bytes (wait4(2), `ru_maxrss` of getrusage(2)).
+pub fn wait_and_measure(pid: i32) -> io::Result<(i32, u64)> {
+    let mut status = 0;
+    // SAFETY: all zeroes is a value of this structure of integers.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    loop {
+        // SAFETY: both pointers are to values that live until this returns.
+        match unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) } {
+            -1 => match io::Error::last_os_error() {
+                e if e.kind() == io::ErrorKind::Interrupted => {}
+                e => return Err(e),
+            },
+            _ if libc::WIFEXITED(status) || libc::WIFSIGNALED(status) => break,
+            _ => {}
+        }
+    }
+    let code = match libc::WIFEXITED(status) {
+        true => libc::WEXITSTATUS(status),
+        false => 128 + libc::WTERMSIG(status),
+    };
+    Ok((code, u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024))
+}
+
+/// Sends a signal to a process group. One that has no process left gets none, which is no error.
+pub fn signal_group(group: i32, number: i32) -> io::Result<()> {
+    let group = Pid::from_raw(group).ok_or(io::ErrorKind::InvalidInput)?;
+    let signal = Signal::from_named_raw(number).ok_or(io::ErrorKind::InvalidInput)?;
+    match rustix::process::kill_process_group(group, signal) {
+        Ok(()) | Err(Errno::SRCH) => Ok(()),
+        Err(e) => Err(e.into()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! One file per command: its arguments, and what it does with them.
 
 pub mod attach;
+pub mod bench;
 pub mod commit;
 pub mod cp;
 pub mod create;

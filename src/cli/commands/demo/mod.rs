@@ -11,6 +11,7 @@ mod story;
 use std::path::PathBuf;
 
 use crate::cli::error::CommandError;
+use crate::cli::plot::{draw, picture_file};
 
 /// Arguments of `demo`.
 #[derive(Debug, clap::Args)]
@@ -18,7 +19,7 @@ pub struct Args {
     /// Any docker-archive, OCI archive or layout; else an image is made of this machine's programs
     archive: Option<PathBuf>,
     /// Draw what the store took over time, with the events
-    #[arg(long, value_name = "FILE.svg")]
+    #[arg(long, value_name = "FILE.svg|FILE.png", value_parser = picture_file)]
     plot: Option<PathBuf>,
     /// Where its store is made, and deleted at the end [default: /var/tmp]
     #[arg(long, value_name = "DIR")]
@@ -34,8 +35,7 @@ pub fn run(args: Args) -> Result<(), CommandError> {
         "\nTimeline (what the store takes on the disk):\n\n{timeline}\n"
     ))?;
     if let Some(path) = args.plot {
-        plot::draw(&path, &told)
-            .map_err(|e| CommandError::new(format!("cannot draw {}: {e}", path.display())))?;
+        draw(&path, &told)?;
         story::show(format_args!("\nDrawn: {}\n", path.display()))?;
     }
     Ok(())

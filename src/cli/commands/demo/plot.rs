@@ -1,19 +1,29 @@
 //! The picture: what the store took over time, and what happened when.
 
-use std::path::Path;
-
 use plotters::prelude::*;
 
 use super::story::Told;
-
-type Failed = Box<dyn std::error::Error>;
+use crate::cli::plot::{Area, FONT, Failed, Picture};
 
 const MB: f64 = 1e6;
 
-/// Draw into an SVG file.
-pub fn draw(path: &Path, told: &Told) -> Result<(), Failed> {
-    let root = SVGBackend::new(path, (1100, 560)).into_drawing_area();
-    root.fill(&WHITE)?;
+impl Picture for Told {
+    fn size(&self) -> (u32, u32) {
+        (1100, 560)
+    }
+
+    fn paint<DB: DrawingBackend>(&self, area: &Area<DB>) -> Result<(), Failed>
+    where
+        DB::ErrorType: 'static,
+    {
+        paint(area, self)
+    }
+}
+
+fn paint<DB: DrawingBackend>(area: &Area<DB>, told: &Told) -> Result<(), Failed>
+where
+    DB::ErrorType: 'static,
+{
     let end = told
         .samples
         .last()
@@ -33,11 +43,8 @@ pub fn draw(path: &Path, told: &Told) -> Result<(), Failed> {
         })
     };
     let top = stacked(2).map(|p| p.1).fold(1.0, f64::max);
-    let mut chart = ChartBuilder::on(&root)
-        .caption(
-            "layerctl rmi --force under a mounted view",
-            ("sans-serif", 22),
-        )
+    let mut chart = ChartBuilder::on(area)
+        .caption("layerctl rmi --force under a mounted view", (FONT, 22))
         .margin(16)
         .x_label_area_size(44)
         .y_label_area_size(64)
@@ -48,7 +55,7 @@ pub fn draw(path: &Path, told: &Told) -> Result<(), Failed> {
         .light_line_style(TRANSPARENT)
         .x_desc("seconds since the beginning")
         .y_desc("megabytes on the disk")
-        .label_style(("sans-serif", 14))
+        .label_style((FONT, 14))
         .draw()?;
     let shares = [
         (
@@ -77,11 +84,7 @@ pub fn draw(path: &Path, told: &Told) -> Result<(), Failed> {
             vec![(at, 0.0), (at, height)],
             BLACK.mix(0.5).stroke_width(1),
         )])?;
-        let text = Text::new(
-            format!(" {}", moment.what),
-            (at, height),
-            ("sans-serif", 12),
-        );
+        let text = Text::new(format!(" {}", moment.what), (at, height), (FONT, 12));
         chart.draw_series([text])?;
     }
     chart
@@ -89,8 +92,7 @@ pub fn draw(path: &Path, told: &Told) -> Result<(), Failed> {
         .position(SeriesLabelPosition::UpperLeft)
         .background_style(WHITE.mix(0.85))
         .border_style(BLACK.mix(0.4))
-        .label_font(("sans-serif", 13))
+        .label_font((FONT, 13))
         .draw()?;
-    root.present()?;
     Ok(())
 }
