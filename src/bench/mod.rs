@@ -12,8 +12,12 @@ pub mod disk;
 pub mod error;
 pub mod figures;
 pub mod image;
+pub mod layerctl;
 pub mod machine;
+pub mod neighbour;
 pub mod program;
+pub mod reclaim;
+pub mod space;
 pub mod stop;
 
 pub use error::BenchError;

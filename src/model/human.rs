@@ -31,6 +31,20 @@ fn three_digits(value: f64) -> String {
     }
 }
 
+/// A measured time: `85.2 µs`, `1.5 ms`, `12.3 s`; three significant digits.
+pub fn seconds(seconds: f64) -> String {
+    let (value, unit) = match seconds {
+        s if s < 1e-3 => (s * 1e6, "µs"),
+        s if s < 1.0 => (s * 1e3, "ms"),
+        s => (s, "s"),
+    };
+    // Hours are told in seconds, too.
+    match value < 999.5 {
+        true => format!("{} {unit}", three_digits(value)),
+        false => format!("{value:.0} {unit}"),
+    }
+}
+
 /// A span of time in words, as `docker ps` says it (`go-units`' `HumanDuration`): `Less than a
 /// second`, `5 minutes`, `About an hour`, `3 weeks`.
 pub fn duration(seconds: i64) -> String {
@@ -54,6 +68,15 @@ pub fn duration(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn measured_times() {
+        let times = [2e-7, 8.52e-5, 0.0015, 0.12345, 1.0, 12.34, 5000.0].map(seconds);
+        let texts = [
+            "0.2 µs", "85.2 µs", "1.5 ms", "123 ms", "1 s", "12.3 s", "5000 s",
+        ];
+        assert_eq!(times, texts);
+    }
 
     #[test]
     fn sizes_as_docker_writes_them() {
