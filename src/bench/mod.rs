@@ -13,6 +13,7 @@ pub mod error;
 pub mod figures;
 pub mod image;
 pub mod machine;
+pub mod peers;
 pub mod program;
 pub mod stop;
 
