@@ -15,6 +15,7 @@ pub mod image;
 pub mod layerctl;
 pub mod machine;
 pub mod neighbour;
+pub mod peers;
 pub mod program;
 pub mod reclaim;
 pub mod space;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Subject;
 use crate::bench::BenchError;
 use crate::bench::layerctl::Layerctl;
+use crate::bench::peers::ImageStore;
 use crate::bench::program::{Program, Ran, find_or_lack};
 use crate::bench::stop::Stop;
 
@@ -174,6 +175,41 @@ impl Contestant for RmRf {
     fn remove(&mut self, _: &Subject, stop: &Stop) -> Result<Ran, BenchError> {
         let rm = Program::new(&self.rm).arg("-rf").args(&self.directories);
         rm.limit(PATIENCE).run(stop)
+    }
+
+    fn deferring(&mut self) -> Option<&mut dyn Deferring> {
+        None
+    }
+}
+
+/// A peer's store.
+pub struct Peer<S> {
+    store: S,
+    remove: fn(&S, &str, &Stop) -> Result<Ran, BenchError>,
+}
+
+impl<S: ImageStore> Peer<S> {
+    /// A store, and its `rmi -f IMAGE`.
+    pub fn new(store: S, remove: fn(&S, &str, &Stop) -> Result<Ran, BenchError>) -> Peer<S> {
+        Peer { store, remove }
+    }
+}
+
+impl<S: ImageStore> Contestant for Peer<S> {
+    fn version(&self) -> String {
+        self.store.version().to_owned()
+    }
+
+    fn load(&mut self, subject: &Subject, stop: &Stop) -> Result<(), BenchError> {
+        if let Some(other) = &subject.other {
+            self.store.load(other, stop)?;
+        }
+        self.store.load(&subject.archive, stop)?;
+        Ok(())
+    }
+
+    fn remove(&mut self, subject: &Subject, stop: &Stop) -> Result<Ran, BenchError> {
+        (self.remove)(&self.store, &subject.name, stop)
     }
 
     fn deferring(&mut self) -> Option<&mut dyn Deferring> {

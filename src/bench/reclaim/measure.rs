@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::contestants::{Contestant, Ours, RmRf};
+use super::contestants::{Contestant, Ours, Peer, RmRf};
 use super::{Case, Compared, Met, Options, Outcome, Report, Round, Source, Subject};
 use crate::bench::BenchError;
 use crate::bench::disk::{Disk, Where};
@@ -12,6 +12,7 @@ use crate::bench::image;
 use crate::bench::layerctl::Layerctl;
 use crate::bench::machine::Machine;
 use crate::bench::neighbour::{Latency, Neighbour, Operation, percentiles};
+use crate::bench::peers::{Docker, Podman};
 use crate::bench::program::Ran;
 use crate::bench::space::{Recorder, Recording};
 use crate::bench::stop::Stop;
@@ -153,6 +154,14 @@ impl Entered {
         })?;
         enter("rm -rf".to_owned(), &|| {
             Ok(Box::new(RmRf::start(program, root("rm"), stop)?))
+        })?;
+        enter("docker rmi".to_owned(), &|| {
+            let docker = Docker::start(disk, stop)?;
+            Ok(Box::new(Peer::new(docker, Docker::remove)))
+        })?;
+        enter("podman rmi".to_owned(), &|| {
+            let podman = Podman::start(disk, stop)?;
+            Ok(Box::new(Peer::new(podman, Podman::remove)))
         })?;
         Ok(entered)
     }
