@@ -108,9 +108,13 @@ impl Disk {
             instead: "with --dir DIR it runs in a directory that is there".to_owned(),
         };
         if !rustix::process::geteuid().is_root() {
-            return Err(lacks(
-                "making and mounting a file system takes root".to_owned(),
-            ));
+            return Err(BenchError::Lacks {
+                what: "making and mounting a file system takes root".to_owned(),
+                instead:
+                    "without it, `unshare --map-root-user layerctl bench … --dir DIR` runs in a \
+                          directory"
+                        .to_owned(),
+            });
         }
         let name = kind.name();
         let mkfs = find(&format!("mkfs.{name}")).ok_or_else(|| {

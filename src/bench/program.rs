@@ -101,10 +101,8 @@ impl Program {
                 out: text_of(&mut out),
             }),
             Ok(true) => {
-                let said = text_of(&mut err);
-                let last = said.lines().rfind(|line| !line.trim().is_empty());
                 let how = || format!("ended with exit code {code}");
-                Err(self.failed(last.map_or_else(how, |line| line.trim().to_owned())))
+                Err(self.failed(why(&text_of(&mut err)).map_or_else(how, str::to_owned)))
             }
             Ok(false) => Err(self.failed(format!("took longer than {:?}", self.limit))),
             Err(e) => Err(e),
@@ -124,6 +122,20 @@ impl Program {
             said,
         }
     }
+}
+
+/// The line of what a program has said that tells why it failed: the last that calls itself an error, else the
+/// last.
+fn why(said: &str) -> Option<&str> {
+    let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty());
+    let is_error = |line: &&str| line.to_ascii_lowercase().starts_with("error");
+    let line = lines().rfind(is_error).or_else(|| lines().next_back())?;
+    // Who reads it reads "Error: " before it.
+    let is_prefix = |prefix: &str| prefix.eq_ignore_ascii_case("error");
+    let stripped = line
+        .split_once(": ")
+        .filter(|(prefix, _)| is_prefix(prefix));
+    Some(stripped.map_or(line, |(_, rest)| rest))
 }
 
 /// Wait for the end of a child, without taking its exit code: false if it is late.
@@ -202,6 +214,8 @@ mod tests {
             error(shell("echo first >&2; echo why >&2; exit 3")),
             "sh: why"
         );
+        let usage = "echo error: no such thing >&2; echo Try --help >&2; exit 2";
+        assert_eq!(error(shell(usage)), "sh: no such thing");
         assert_eq!(error(shell("exit 3")), "sh: ended with exit code 3");
         assert_eq!(
             error(Program::new("no-such-program")),

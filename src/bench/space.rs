@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::BenchError;
 use super::disk::used;
 
-/// What was recorded. Times are seconds since the beginning of the recording.
+/// What was recorded. Times are seconds since a moment that whoever began it has chosen.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Recording {
     /// When, and how many bytes of the file system were in use.
@@ -33,9 +33,8 @@ pub struct Recorder {
 const PAUSE: Duration = Duration::from_millis(10);
 
 impl Recorder {
-    /// Begin to record the file system on which `path` is.
-    pub fn start(path: PathBuf) -> Result<Recorder, BenchError> {
-        let start = Instant::now();
+    /// Begin to record the file system on which `path` is; times count from `start`.
+    pub fn start(path: PathBuf, start: Instant) -> Result<Recorder, BenchError> {
         let stop = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name("recorder".to_owned());
@@ -60,14 +59,14 @@ impl Recorder {
         })
     }
 
-    /// When it began.
-    pub fn began(&self) -> Instant {
-        self.start
+    /// Seconds until now.
+    pub fn now(&self) -> f64 {
+        self.start.elapsed().as_secs_f64()
     }
 
     /// Something happens now. Gives when that is.
     pub fn event(&mut self, what: &str) -> f64 {
-        let at = self.start.elapsed().as_secs_f64();
+        let at = self.now();
         self.events.push((at, what.to_owned()));
         at
     }
@@ -108,7 +107,7 @@ mod tests {
     #[test]
     fn events_are_in_their_order() {
         let dir = tempfile::tempdir().unwrap();
-        let mut recorder = Recorder::start(dir.path().to_owned()).unwrap();
+        let mut recorder = Recorder::start(dir.path().to_owned(), Instant::now()).unwrap();
         recorder.event("first");
         recorder.event("second");
         let recording = recorder.finish().unwrap();

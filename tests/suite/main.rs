@@ -18,6 +18,8 @@ mod archives_support;
 mod archives_tools;
 mod bad_archives;
 mod bad_input;
+mod bench_reclaim;
+mod bench_support;
 mod chaos;
 mod commit;
 mod concurrency;
@@ -134,6 +136,7 @@ const UNSHARE_VIEW: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Tool("
 fn cases() -> Vec<Case> {
     let skopeo = &[Need::Tool("skopeo")];
     let docker = &[Need::Tool("docker"), Need::Tool("dockerd")];
+    let bench = &[Need::Root, Need::LoopDevice, Need::Tool("mkfs.ext4")];
     let compressors = &[Need::Tool("gzip"), Need::Tool("xz"), Need::Tool("zstd")];
     let python = &[Need::Tool("python3")];
     // What `exact_trees` makes its trees and images with.
@@ -332,6 +335,16 @@ fn cases() -> Vec<Case> {
         cases!(VIEW => listing::{
             containers, inspect_of_a_container, layers_and_df, why, events,
             events_of_a_tag_that_moves, gc_says_what_it_left,
+        }),
+        cases!([VIEW, bench].concat() => bench_reclaim::{
+            a_made_image, several_sizes_and_shared_layers, an_archive_and_a_directory,
+            wrong_arguments, interrupted, killed, peers_without_figures,
+        }),
+        cases!([VIEW, bench, &[Need::Overlay]].concat() => bench_reclaim::{the_overlay_driver}),
+        cases!([VIEW, bench, docker].concat() => bench_reclaim::{docker}),
+        cases!([VIEW, bench, &[Need::Tool("podman")]].concat() => bench_reclaim::{podman}),
+        cases!([VIEW, bench, &[Need::Tool("setpriv"), Need::Tool("unshare")]].concat() => bench_reclaim::{
+            without_root,
         }),
         cases!(VIEW => demo::{of_this_machine, of_an_archive_with_a_plot, of_what_is_no_archive}),
         cases!([VIEW, &[Need::Tool("setfacl")]].concat() => places::{below_inherited_access_lists}),

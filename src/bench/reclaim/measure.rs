@@ -314,17 +314,23 @@ impl Pass<'_> {
     }
 
     fn watch(&self, contestant: &mut dyn Contestant) -> Result<Watched, BenchError> {
-        let mut recorder = Recorder::start(self.disk.top().to_owned())?;
+        let start = Instant::now();
         let home = self.disk.top().join("neighbour");
-        let neighbour = Neighbour::start(&home, recorder.began())?;
-        let result = self.watch_removal(contestant, &mut recorder);
+        let neighbour = Neighbour::start(&home, start)?;
+        // What the neighbour has is there by now.
+        let recorder = Recorder::start(self.disk.top().to_owned(), start);
+        let recorded = recorder.and_then(|mut recorder| {
+            let spans = self.watch_removal(contestant, &mut recorder);
+            let recording = recorder.finish();
+            Ok((spans?, recording?))
+        });
         // Also where that has failed: it is to move out.
         let latencies = neighbour.finish();
-        let recording = recorder.finish();
+        let (spans, recording) = recorded?;
         Ok(Watched {
-            spans: result?,
+            spans,
             latencies: latencies?,
-            recording: recording?,
+            recording,
         })
     }
 
@@ -333,7 +339,6 @@ impl Pass<'_> {
         contestant: &mut dyn Contestant,
         recorder: &mut Recorder,
     ) -> Result<Spans, BenchError> {
-        let now = |recorder: &Recorder| recorder.began().elapsed().as_secs_f64();
         recorder.event("load");
         contestant.load(self.subject, self.stop)?;
         if let Some(deferring) = contestant.deferring() {
@@ -343,9 +348,9 @@ impl Pass<'_> {
         self.ready()?;
         // What follows a sync is over.
         self.pause(Duration::from_millis(500))?;
-        let begun = now(recorder);
+        let begun = recorder.now();
         self.pause(self.options.neighbour)?;
-        let before = begun..now(recorder);
+        let before = begun..recorder.now();
         let from = match contestant.deferring() {
             Some(deferring) => {
                 recorder.event("rmi -f");
@@ -366,7 +371,7 @@ impl Pass<'_> {
         Ok(Spans {
             before,
             during: from..gone,
-            after: gone..now(recorder),
+            after: gone..recorder.now(),
         })
     }
 

@@ -50,6 +50,7 @@ impl Timeline {
         let head = i32::try_from(self.events.len())? * EVENT + 8;
         let mut chart = ChartBuilder::on(&area)
             .margin_top(head)
+            .margin_left(12)
             .margin_right(24)
             .x_label_area_size(46)
             .y_label_area_size(76)

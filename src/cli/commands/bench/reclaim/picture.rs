@@ -71,25 +71,24 @@ impl Picture for Reclaimed {
     }
 }
 
-/// Bytes over time, everybody's counted from the moment at which layers begin to go; the events are the first
-/// one's.
+/// Bytes over time: everybody's are laid side by side at the moment at which layers begin to go. The events
+/// are the first one's.
 fn timeline(case: &Case) -> Option<(String, Timeline)> {
-    let met = |outcome: &Outcome| outcome.neighbour.is_some();
-    let first = case.contestants.iter().find(|o| met(o))?;
-    let start_of = |outcome: &Outcome| {
-        let events = &outcome.neighbour.as_ref()?.recording.events;
-        let begins = |event: &&(f64, String)| event.1.contains("begins");
-        events.iter().find(begins).map(|event| event.0)
-    };
-    let zero = start_of(first)?;
+    let recording =
+        |outcome: &'_ Outcome| outcome.neighbour.as_ref().map(|met| met.recording.clone());
+    let first = case.contestants.iter().find(|o| o.neighbour.is_some())?;
+    let events = recording(first)?.events;
+    let zero = events.first()?.0;
+    let begin = begin(&events)?;
     let lines = case.contestants.iter().filter_map(|outcome| {
-        let recording = &outcome.neighbour.as_ref()?.recording;
-        let shift = zero - start_of(outcome)?;
+        let recording = recording(outcome)?;
+        let shift = begin - self::begin(&recording.events)? - zero;
+        // What was there before, such as the neighbour's files, is not what this is about.
         let empty = recording.used.first()?.1;
-        let points = recording.used.iter().map(|(at, used)| {
-            // What the neighbour has is not what this is about.
-            (at + shift, used.saturating_sub(empty) as f64 / MB)
-        });
+        let points = recording
+            .used
+            .iter()
+            .map(|(at, used)| (at + shift, used.saturating_sub(empty) as f64 / MB));
         Some(Line {
             name: outcome.name.clone(),
             points: points.filter(|point| point.0 >= 0.0).collect(),
@@ -98,12 +97,21 @@ fn timeline(case: &Case) -> Option<(String, Timeline)> {
     let timeline = Timeline {
         axis: "megabytes on the disk".to_owned(),
         lines: lines.collect(),
-        events: first.neighbour.as_ref()?.recording.events.clone(),
+        events: events
+            .into_iter()
+            .map(|(at, what)| (at - zero, what))
+            .collect(),
     };
     Some((
         format!("{} (events: {})", heading(case), first.name),
         timeline,
     ))
+}
+
+/// When layers begin to go.
+fn begin(events: &[(f64, String)]) -> Option<f64> {
+    let begins = |event: &&(f64, String)| event.1.contains("begins");
+    events.iter().find(begins).map(|event| event.0)
 }
 
 fn times(case: &Case) -> Bars {

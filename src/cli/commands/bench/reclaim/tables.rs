@@ -134,7 +134,7 @@ fn neighbour(case: &Case) -> String {
         [
             "WHILE THIS GOES",
             "IT DOES",
-            "P99",
+            "P99 RISES",
             "BEFORE",
             "DURING",
             "AFTER",
