@@ -34,7 +34,7 @@ pub fn a_made_image() {
         "--only",
         "layerctl,rm",
         "--rate",
-        "2000/s",
+        "500/s",
     ];
     let plot = ["--plot", picture.to_str().unwrap()];
     let report = place.json(&[&SMALL[..], &rest, &plot].concat());
@@ -46,7 +46,7 @@ pub fn a_made_image() {
     let contestants = &case["contestants"];
     for (name, deferring) in [
         ("layerctl", true),
-        ("layerctl, 2000/s", true),
+        ("layerctl, 500/s", true),
         ("rm -rf", false),
     ] {
         let outcome = of(contestants, name);
@@ -72,9 +72,9 @@ pub fn a_made_image() {
         assert_eq!(events.last(), Some(&"gone"));
         assert_eq!(events.contains(&"rmi -f"), deferring);
     }
-    let steered = of(contestants, "layerctl, 2000/s")["neighbour"]["took"].as_f64();
-    // 300 files at 2,000 a second, whatever the machine does.
-    assert!(steered.unwrap() > 0.1, "{steered:?}");
+    let steered = of(contestants, "layerctl, 500/s")["neighbour"]["took"].as_f64();
+    // 300 files at 500 a second, whatever the machine does.
+    assert!(steered.unwrap() > 0.5, "{steered:?}");
     let parts = [
         "megabytes on the disk",
         "rmi -f",
@@ -230,7 +230,7 @@ pub fn wrong_arguments() {
     };
     let missing = "Error: layerctl: cannot read /nowhere.tar: No such file or directory";
     refused(&["reclaim", "/nowhere.tar"], missing);
-    refused(&["reclaim", "--disk-size", "1MB"], "mkfs.ext4");
+    refused(&["reclaim", "--disk-size", "1MB"], "No space left on device");
 }
 
 /// No root, and then a user namespace, as the error suggests.
