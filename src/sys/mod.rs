@@ -9,6 +9,7 @@ pub mod fusermount;
 pub mod in_root;
 pub mod map;
 pub mod mounts;
+pub mod overlayfs;
 pub mod processes;
 pub mod remove_tree;
 pub mod terminal;
