@@ -15,7 +15,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, inotify};
+use rustix::fs::{CWD, StatVfsMountFlags, fstatvfs, inotify};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_fd,
@@ -107,8 +107,13 @@ pub fn mount(request: &Request<'_>, mount_point: &Path) -> io::Result<Watch> {
 /// anything: the work directory is no other than the upper one.
 ///
 /// # Errors
-/// EPERM for a process that could not mount it either; what it then is cannot be told.
+/// EPERM for a process that could not mount it either, EROFS where nobody could: what it then is cannot be
+/// told.
 pub fn is_in_use(upper: BorrowedFd<'_>) -> io::Result<bool> {
+    // Refused for that, before it is looked who uses it.
+    if fstatvfs(upper)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Err(Errno::ROFS.into());
+    }
     let context = match fsopen(TYPE, FsOpenFlags::FSOPEN_CLOEXEC) {
         // A kernel without overlayfs has none of it.
         Err(Errno::NODEV | Errno::NOSYS) => return Ok(false),
@@ -215,5 +220,55 @@ impl Watch {
                 Err(e) => return Err(e.into()),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{Mode, OFlags, open as open_path};
+    use rustix::mount::{UnmountFlags, unmount};
+
+    fn directory(path: &Path) -> OwnedFd {
+        std::fs::create_dir(path).unwrap();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        open_path(path, flags, Mode::empty()).unwrap()
+    }
+
+    /// In a directory that can be an upper one: memory always can.
+    #[test]
+    fn its_end_is_seen_and_told() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let [lower, upper, work] = ["lower", "upper", "work"].map(|name| directory(&at(name)));
+        let point = at("point");
+        drop(directory(&point));
+        let request = Request {
+            source: "a test",
+            lowers: &[lower],
+            upper: upper.as_fd(),
+            work: work.as_fd(),
+            options: &[],
+            flags: &[],
+            read_only: false,
+        };
+        let Ok(watch) = mount(&request, &point) else {
+            // The suite says what it lacks.
+            return;
+        };
+        let is_in_use = || is_in_use(upper.as_fd()).unwrap();
+        std::fs::write(point.join("file"), "x").unwrap();
+        let open = std::fs::File::open(point.join("file")).unwrap();
+        assert!(is_in_use());
+        unmount(&point, UnmountFlags::DETACH).unwrap();
+        assert!(is_in_use(), "by an open handle");
+        drop(open);
+        watch.wait().unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while is_in_use() {
+            assert!(std::time::Instant::now() < end, "it lets go");
+        }
+        let names = std::fs::read_dir(at("work")).unwrap().count();
+        assert_eq!(names, 1, "to ask has made nothing");
     }
 }

@@ -106,10 +106,15 @@ pub fn prepare(
         Driver::Overlay => overlayfs::check()?,
     }
     let merged = cx.store.container(&container.id).merged();
-    let mountpoint = check_mountpoint(cx, directory.unwrap_or(&merged), &merged)?;
-    let container = container.id.clone();
+    let mountpoint = match check_mountpoint(cx, directory.unwrap_or(&merged), &merged) {
+        // Removed since it was found, and its directories with it.
+        Err(_) if !cx.db.read(|tx| tx.has_container(&container.id))? => {
+            return Err(LifecycleError::NoSuchContainer(container.name.clone()).into());
+        }
+        checked => checked?,
+    };
     Ok(Service {
-        container,
+        container: container.id.clone(),
         mountpoint,
         read_only: false,
         volatile: false,
