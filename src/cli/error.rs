@@ -18,6 +18,8 @@ pub enum CommandError {
         /// 125, 126 or 127, as Docker's.
         code: u8,
     },
+    /// Arguments that do not go together, where that is more than clap can see: the text after `Error: `.
+    Usage(String),
     /// The container's process has ended like this, and so does the program.
     Ended(u8),
     /// Reported already, such as one name of several.
@@ -44,6 +46,10 @@ impl CommandError {
             CommandError::Refused { text, code } => {
                 complain(&text);
                 Exit::Code(code)
+            }
+            CommandError::Usage(text) => {
+                complain(&text);
+                Exit::Usage
             }
             CommandError::Ended(code) => Exit::Code(code),
             CommandError::Reported => Exit::Failure,

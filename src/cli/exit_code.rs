@@ -7,6 +7,8 @@ pub enum Exit {
     Success,
     /// Something was refused or failed, and was reported.
     Failure,
+    /// The arguments make no sense, as clap exits.
+    Usage,
     /// The user interrupted it: 128 + SIGINT, as shells count.
     Interrupted,
     /// That of a container's process, or 125, 126 and 127 where it could not be run.
@@ -19,7 +21,7 @@ impl Exit {
         match self {
             Exit::Success => 0,
             Exit::Failure => 1,
-            // 2 is clap's, for usage.
+            Exit::Usage => 2,
             Exit::Interrupted => 130,
             Exit::Code(code) => code,
         }

@@ -25,7 +25,7 @@ use crate::container::bundle::open_root;
 use crate::container::find;
 use crate::container::view::mount_of;
 use crate::db::{Container, View};
-use crate::model::Purpose;
+use crate::model::{Driver, Purpose};
 use crate::store::{Store, StoreError};
 use crate::sys::descriptors::raise_limit;
 
@@ -121,7 +121,7 @@ impl ViewAccess {
                     }
                     // Says why there is no other.
                     None if is_late || view.detached && view.purpose != Purpose::Transient => {
-                        prepare(cx, name, None)?;
+                        prepare(cx, name, None, Driver::Fuse)?;
                     }
                     None => {}
                 },
@@ -135,7 +135,7 @@ impl ViewAccess {
         container: &Container,
         access: Access,
     ) -> Result<ViewAccess, CommandError> {
-        let prepared = prepare(cx, container.id.hex(), None)?;
+        let prepared = prepare(cx, container.id.hex(), None, Driver::Fuse)?;
         let reads = access == Access::Read;
         let service = Service {
             read_only: reads,

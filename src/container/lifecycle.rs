@@ -61,6 +61,18 @@ pub enum LifecycleError {
         /// In its directory.
         mountpoint: PathBuf,
     },
+    /// Its view goes on though its server was killed.
+    #[error(
+        "the view of container {} is still mounted or used by open handles, though its server (PID \
+         {pid}) was killed",
+        container.short()
+    )]
+    Unserved {
+        /// Whose view.
+        container: ContainerId,
+        /// The server's process ID.
+        pid: i32,
+    },
     /// Of the database.
     #[error(transparent)]
     Db(#[from] DbError),
@@ -267,7 +279,7 @@ fn random<const N: usize>() -> Result<[u8; N], StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Purpose;
+    use crate::model::{Driver, Purpose};
 
     #[test]
     fn a_clean_up_that_fails_does_not_hide_why_it_was_needed() {
@@ -305,7 +317,8 @@ mod tests {
         std::fs::create_dir_all(store.container(&container.id).upper()).unwrap();
         db.write(|tx| tx.insert_container(&container)).unwrap();
         let begun = db.write(|tx| {
-            crate::container::view::begin(tx, &container, Path::new("/v"), Purpose::Mount, &[])
+            let how = (Purpose::Mount, Driver::Fuse);
+            crate::container::view::begin(tx, &container, Path::new("/v"), how, &[])
         });
         (container, begun.unwrap())
     }

@@ -15,6 +15,7 @@ pub mod process;
 pub mod remains;
 pub mod runtime;
 pub mod spec;
+pub mod unserved;
 pub mod users;
 pub mod view;
 

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use super::lifecycle::LifecycleError;
 use super::lock::{Look, ServerLock};
-use super::remains;
+use super::{remains, unserved};
 use crate::db::{Container, Db, DbError, NewView, Tx, View};
-use crate::model::{ContainerId, Purpose};
+use crate::model::{ContainerId, Driver, Purpose};
 use crate::store::remove_tree::remove_tree;
 use crate::store::{Store, StoreError};
 use crate::sys::mounts::{Mount, mounts, unmount};
+use crate::sys::overlayfs;
 use crate::sys::processes::{Life, Process, life_of};
 
 /// Exit code on record for a view whose server was killed, as a shell counts SIGKILL.
@@ -35,7 +36,7 @@ pub fn begin(
     tx: &Tx<'_>,
     container: &Container,
     mountpoint: &Path,
-    purpose: Purpose,
+    (purpose, driver): (Purpose, Driver),
     layers: &[i64],
 ) -> Result<View, LifecycleError> {
     if !tx.has_container(&container.id)? {
@@ -46,6 +47,7 @@ pub fn begin(
         pid: std::process::id().cast_signed(),
         mountpoint,
         purpose,
+        driver,
         pins: layers,
     })?)
 }
@@ -80,8 +82,8 @@ pub fn remove_abandoned(
     Ok(())
 }
 
-/// Find the views whose server died, detach what it left mounted, write down their end. Returns
-/// what could not be detached.
+/// Find the views whose server died, detach what it left mounted, write down their end. One of kernel
+/// overlayfs that is in use goes on and stays on record ([`unserved`]). Returns what could not be detached.
 pub fn bury_the_dead(db: &mut Db, store: &Store) -> Result<Vec<LifecycleError>, LifecycleError> {
     let mut failed = Vec::new();
     for view in db.read(|tx| tx.views())? {
@@ -103,6 +105,14 @@ pub fn bury_the_dead(db: &mut Db, store: &Store) -> Result<Vec<LifecycleError>, 
         if db.read(|tx| tx.view(&view.container))?.as_ref() != Some(&view) {
             continue;
         }
+        match unserved::is_over(store, &view) {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(e) => {
+                failed.push(e.into());
+                continue;
+            }
+        }
         failed.extend(bury(db, store, &view)?.map(LifecycleError::from));
         // What this command was called for may be quite another thing.
         if let Err(e) = remove_abandoned(db, store, &view.container) {
@@ -119,6 +129,9 @@ pub fn bury_predecessor(
     container: &ContainerId,
 ) -> Result<(), LifecycleError> {
     if let Some(view) = db.read(|tx| tx.view(container))? {
+        if !unserved::is_over(store, &view)? {
+            return Err(unserved::goes_on(&view));
+        }
         match bury(db, store, &view)? {
             Some(error) => return Err(error.into()),
             None => return Ok(()),
@@ -256,7 +269,8 @@ pub fn mounts_of(store: &Store, container: &ContainerId) -> Result<Vec<Mount>, S
     let source = mount_source(store, container);
     let path = Path::new("/proc/self/mountinfo");
     let mut mounts = mounts().map_err(StoreError::at("read", path))?;
-    mounts.retain(|m| m.source == source && m.fs_type.starts_with("fuse"));
+    let is_view = |m: &Mount| m.fs_type.starts_with("fuse") || m.fs_type == overlayfs::TYPE;
+    mounts.retain(|m| m.source == source && is_view(m));
     mounts.reverse();
     Ok(mounts)
 }

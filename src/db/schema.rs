@@ -10,7 +10,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::DbError;
 
 /// One script a version, oldest first. A script that was released is never edited.
-const MIGRATIONS: [&str; 2] = [V1, V2];
+const MIGRATIONS: [&str; 3] = [V1, V2, V3];
 
 /// Times are RFC 3339 in UTC, digests begin with `sha256:`, sizes are bytes.
 const V1: &str = "
@@ -100,6 +100,13 @@ ALTER TABLE views ADD COLUMN purpose TEXT NOT NULL DEFAULT 'mount'; -- mount, tr
 ALTER TABLE pins ADD COLUMN position INTEGER NOT NULL DEFAULT 0;
 ";
 
+/// Views of kernel overlayfs.
+const V3: &str = "
+ALTER TABLE views ADD COLUMN driver TEXT NOT NULL DEFAULT 'fuse';   -- fuse or overlay
+-- st_dev of the files of an overlay, as stat(2) gives it; NULL until it is mounted, and of other views.
+ALTER TABLE views ADD COLUMN device INTEGER;
+";
+
 const KNOWN: u32 = MIGRATIONS.len() as u32;
 
 fn version(connection: &Connection) -> Result<u32, DbError> {
@@ -171,6 +178,7 @@ mod tests {
         );
         assert_eq!(snapshot.containers[0].command, ["sh"]);
         assert_eq!(snapshot.views[0].process, None);
+        assert_eq!(snapshot.views[0].driver, crate::model::Driver::Fuse);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use rusqlite::params;
 
 use super::{Action, DbError, Tx, parsed, parsed_if_there};
-use crate::model::{ContainerId, Purpose};
+use crate::model::{ContainerId, Driver, Purpose};
 
 /// A view that is served, or whose server died a moment ago.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +27,10 @@ pub struct View {
     pub detached: bool,
     /// What it is served for.
     pub purpose: Purpose,
+    /// What serves it.
+    pub driver: Driver,
+    /// `st_dev` of its files, of a view of kernel overlayfs that is mounted.
+    pub device: Option<u64>,
     /// The container's process that its server holds, if it runs one.
     pub process: Option<Process>,
     /// The rows of the layers that it pins, topmost first.
@@ -72,6 +76,8 @@ pub struct NewView<'a> {
     pub mountpoint: &'a Path,
     /// What it is served for.
     pub purpose: Purpose,
+    /// What serves it.
+    pub driver: Driver,
     /// The rows of the layers that it pins, each once, topmost first.
     pub pins: &'a [i64],
 }
@@ -80,8 +86,8 @@ pub struct NewView<'a> {
 const SAME: &str = "container = ? AND pid = ? AND mounted = ?";
 
 /// What both queries select, in the order in which `view` reads it.
-const COLUMNS: &str =
-    "container, pid, mountpoint, mounted, detached, process, started, runtime, purpose";
+const COLUMNS: &str = "container, pid, mountpoint, mounted, detached, process, started, runtime, \
+     purpose, driver, device";
 
 /// A view without its pins, which are in a table of their own.
 fn view(row: &rusqlite::Row<'_>) -> rusqlite::Result<View> {
@@ -100,6 +106,8 @@ fn view(row: &rusqlite::Row<'_>) -> rusqlite::Result<View> {
         mounted: parsed(row, 3)?,
         detached: row.get(4)?,
         purpose: parsed(row, 8)?,
+        driver: parsed(row, 9)?,
+        device: row.get::<_, Option<i64>>(10)?.map(i64::cast_unsigned),
         process,
         pins: Vec::new(),
     })
@@ -152,14 +160,15 @@ impl Tx<'_> {
     /// Add a view and its pins, with a `pin` event each. Gives the view as it is on record now.
     pub fn insert_view(&self, view: &NewView<'_>) -> Result<View, DbError> {
         self.tx.execute(
-            "INSERT INTO views (container, pid, mountpoint, mounted, purpose)
-             VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO views (container, pid, mountpoint, mounted, purpose, driver)
+             VALUES (?, ?, ?, ?, ?, ?)",
             params![
                 view.container.hex(),
                 view.pid,
                 view.mountpoint.as_os_str().as_bytes(),
                 self.now.to_string(),
-                view.purpose.as_str()
+                view.purpose.as_str(),
+                view.driver.as_str()
             ],
         )?;
         for (layer, position) in view.pins.iter().zip(0_i64..) {
@@ -176,6 +185,8 @@ impl Tx<'_> {
             mounted: self.now,
             detached: false,
             purpose: view.purpose,
+            driver: view.driver,
+            device: None,
             process: None,
             pins: view.pins.to_vec(),
         })
@@ -222,6 +233,20 @@ impl Tx<'_> {
         self.tx.execute(
             &format!("UPDATE views SET detached = 1 WHERE {SAME}"),
             params![view.container.hex(), view.pid, view.mounted.to_string()],
+        )?;
+        Ok(())
+    }
+
+    /// Note what `st_dev` the files of a view have.
+    pub fn set_view_device(&self, view: &View, device: u64) -> Result<(), DbError> {
+        self.tx.execute(
+            &format!("UPDATE views SET device = ? WHERE {SAME}"),
+            params![
+                device.cast_signed(),
+                view.container.hex(),
+                view.pid,
+                view.mounted.to_string()
+            ],
         )?;
         Ok(())
     }
@@ -292,6 +317,7 @@ mod tests {
             pid: 7,
             mountpoint: Path::new(mountpoint),
             purpose: Purpose::Mount,
+            driver: Driver::Overlay,
             pins: &[],
         };
         db.write(|tx| tx.insert_view(&new)).unwrap()
@@ -307,6 +333,11 @@ mod tests {
         let (all, second) = db.read(read).unwrap();
         assert_eq!(all, views);
         assert_eq!(second.as_ref(), Some(&views[1]));
+        let noted = db.write(|tx| {
+            tx.set_view_device(&views[1], 53)?;
+            tx.view(&other)
+        });
+        assert_eq!(noted.unwrap().unwrap().device, Some(53));
         db.write(|tx| tx.delete_view(&views[1])).unwrap();
         assert_eq!(db.read(|tx| tx.view(&other)).unwrap(), None);
     }

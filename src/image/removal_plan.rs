@@ -296,6 +296,8 @@ mod tests {
             mounted: Timestamp::UNIX_EPOCH,
             detached: false,
             purpose: Purpose::Mount,
+            driver: crate::model::Driver::Fuse,
+            device: None,
             process: None,
             pins: pins.to_vec(),
         }

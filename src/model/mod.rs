@@ -18,4 +18,4 @@ pub use digest::{BlobDigest, ChainId, ContainerId, DiffId, ImageId, ParseIdError
 pub use layer::{Layer, Phase};
 pub use reference::{ParseReferenceError, Reference};
 pub use settings::Settings;
-pub use state::{ContainerState, LayerState, Purpose};
+pub use state::{ContainerState, Driver, LayerState, Purpose};

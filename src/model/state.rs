@@ -91,6 +91,50 @@ impl Purpose {
     }
 }
 
+/// What serves a view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// Our own union, over FUSE.
+    #[default]
+    Fuse,
+    /// The kernel's overlayfs; the view's server holds the pins, and waits for its end.
+    Overlay,
+}
+
+impl Driver {
+    const ALL: [Driver; 2] = [Driver::Fuse, Driver::Overlay];
+
+    /// As the database and the command line have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Driver::Fuse => "fuse",
+            Driver::Overlay => "overlay",
+        }
+    }
+}
+
+impl fmt::Display for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The text is no driver.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no driver {0:?}, only fuse and overlay")]
+pub struct UnknownDriver(String);
+
+impl std::str::FromStr for Driver {
+    type Err = UnknownDriver;
+
+    fn from_str(text: &str) -> Result<Driver, UnknownDriver> {
+        let mut all = Driver::ALL.into_iter();
+        all.find(|driver| driver.as_str() == text)
+            .ok_or_else(|| UnknownDriver(text.to_owned()))
+    }
+}
+
 /// The text is no purpose.
 #[derive(Debug, thiserror::Error)]
 #[error("unknown purpose {0:?}")]

@@ -79,6 +79,8 @@ mod tests {
             mounted: Timestamp::UNIX_EPOCH,
             detached: false,
             purpose: Purpose::Mount,
+            driver: crate::model::Driver::Fuse,
+            device: None,
             process: None,
             pins,
         }

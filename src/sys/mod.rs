@@ -10,6 +10,7 @@ pub mod in_root;
 pub mod map;
 pub mod mounts;
 pub mod namespaces;
+pub mod overlayfs;
 pub mod processes;
 pub mod remove_tree;
 pub mod terminal;

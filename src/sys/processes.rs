@@ -17,8 +17,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, StatxFlags, statx};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::mounts::Mount;
-
 /// In which way a process uses a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Use {
@@ -70,9 +68,9 @@ impl fmt::Display for Holder {
     }
 }
 
-/// The processes that use the file system of this mount. This one, those that end meanwhile, and
+/// The processes that use the file system of this device, as major and minor number. This one, those that end meanwhile, and
 /// those of other users that may not be looked at, are left out.
-pub fn holders(mount: &Mount) -> io::Result<Vec<Holder>> {
+pub fn holders(device: (u32, u32)) -> io::Result<Vec<Holder>> {
     let own = i32::try_from(std::process::id()).unwrap_or_default();
     let mut holders = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
@@ -88,7 +86,7 @@ pub fn holders(mount: &Mount) -> io::Result<Vec<Holder>> {
             // It has inherited a descriptor from its caller, who is listed.
             continue;
         }
-        let uses = uses_of(&entry.path(), mount);
+        let uses = uses_of(&entry.path(), device);
         if !uses.is_empty() {
             let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
             holders.push(Holder {
@@ -102,20 +100,20 @@ pub fn holders(mount: &Mount) -> io::Result<Vec<Holder>> {
     Ok(holders)
 }
 
-fn uses_of(process: &Path, mount: &Mount) -> Vec<Use> {
+fn uses_of(process: &Path, used: (u32, u32)) -> Vec<Use> {
     let mut uses = Vec::new();
     for (link, how) in [
         ("exe", Use::Program),
         ("root", Use::Root),
         ("cwd", Use::WorkingDirectory),
     ] {
-        if device_of(&process.join(link)) == Some(mount.device) {
+        if device_of(&process.join(link)) == Some(used) {
             uses.push(how);
         }
     }
     for descriptor in list(&process.join("fd")) {
         // The device, not the mount: the file system may be bind-mounted elsewhere.
-        if device_of(&descriptor) == Some(mount.device) {
+        if device_of(&descriptor) == Some(used) {
             let is_directory = kind_of(&descriptor) == Some(true);
             uses.push(if is_directory {
                 Use::OpenDirectory
@@ -124,7 +122,7 @@ fn uses_of(process: &Path, mount: &Mount) -> Vec<Use> {
             });
         }
     }
-    let device = format!("{:02x}:{:02x}", mount.device.0, mount.device.1);
+    let device = format!("{:02x}:{:02x}", used.0, used.1);
     if let Ok(maps) = std::fs::read(process.join("maps"))
         && maps.split(|b| *b == b'\n').any(|line| {
             line.split(|b| *b == b' ')
@@ -389,7 +387,6 @@ impl Process {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::mounts::mounts;
 
     #[test]
     fn limits() {
@@ -439,12 +436,7 @@ mod tests {
             std::thread::yield_now();
         }
         let device = device_of(Path::new(&format!("/proc/{pid}/exe"))).unwrap();
-        let mount = mounts()
-            .unwrap()
-            .into_iter()
-            .find(|m| m.device == device)
-            .unwrap();
-        let all = holders(&mount).unwrap();
+        let all = holders(device).unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(

@@ -143,21 +143,23 @@ impl Union {
 
 /// The directories of a tree, each with what the walker knows of it. A directory is opened when it
 /// is its turn: a wide tree needs no more descriptors than a narrow one.
-struct Walk<T> {
+pub(super) struct Walk<T> {
     todo: Vec<(Arc<OwnedFd>, Option<Name>, T)>,
     /// Whether anything but directories is of interest.
     files: bool,
 }
 
 impl<T> Walk<T> {
-    fn new(root: Arc<OwnedFd>, what: T, files: bool) -> Walk<T> {
+    /// Begins at `root`.
+    pub(super) fn new(root: Arc<OwnedFd>, what: T, files: bool) -> Walk<T> {
         Walk {
             todo: vec![(root, None, what)],
             files,
         }
     }
 
-    fn next(&mut self) -> Result<Option<(Arc<OwnedFd>, T)>> {
+    /// The next directory.
+    pub(super) fn next(&mut self) -> Result<Option<(Arc<OwnedFd>, T)>> {
         Ok(match self.todo.pop() {
             Some((parent, Some(name), what)) => {
                 Some((Arc::new(dirfd::open_dir(&*parent, &name)?), what))
@@ -168,7 +170,7 @@ impl<T> Walk<T> {
     }
 
     /// Notes the directories in one, and gives its files, where they are of interest.
-    fn enter(
+    pub(super) fn enter(
         &mut self,
         dir: &Arc<OwnedFd>,
         what: impl Fn(&[u8]) -> T,

@@ -7,24 +7,29 @@
 //!
 //! The copy is completed in place, so that it keeps its inode and all names. The mark goes last: a
 //! crash before leaves the metacopy, with a note of what writing disturbs (the modification time,
-//! the set-ID bits, the capabilities), from which the next lookup restores it.
+//! the set-ID bits, the capabilities), from which the next lookup restores it. The root of the upper
+//! directory says from the first on that there may be such: kernel overlayfs knows nothing of them, so
+//! they are looked for before it is mounted there ([`repair_all`]).
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, OFlags, Stat, Timespec, Timestamps, XattrFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
+use super::attr::Kind;
 use super::copy_data::copy_data;
 use super::copy_up::Content;
 use super::error::{Error, Result};
 use super::find::upper_identity;
 use super::fs::{Stale, Union};
+use super::hard_links::Walk;
 use super::indexed::indexed_path;
 use super::inode_table::Identity;
-use super::layers::{LowerData, LowerFile, LowerPath, Redirect, parse_redirect};
+use super::layers::{LowerData, LowerFile, LowerPath, PrivateXattrs, Redirect, parse_redirect};
 use super::node::{Data, Node, Place};
 use crate::sys::dirfd;
 
@@ -55,7 +60,7 @@ pub(super) struct FileMarks {
 /// The files whose copies are being completed: what their marks say at the moment is not what a
 /// crash has left. A leaf lock, but held while a lookup restores what a crash did leave.
 #[derive(Debug, Default)]
-pub(super) struct Completing(Mutex<HashSet<Identity>>);
+pub(super) struct Completing(Mutex<HashSet<Identity>>, AtomicBool);
 
 /// One of them, until this is dropped.
 struct Running<'a>(&'a Completing, Identity);
@@ -193,27 +198,8 @@ impl Union {
             return Ok((stat, marks));
         }
         let file = dirfd::open_path(dir, name)?;
-        // Again, for it may have been completed meanwhile.
-        if dirfd::get_xattr_fd(&file, self.xattrs.metacopy)?.is_some() {
-            if let Some(note) = dirfd::get_xattr_fd(&file, self.xattrs.completing)? {
-                if let Some(note) = Note::parse(&note) {
-                    note.restore(&file)?;
-                }
-                self.drop_mark(&file, self.xattrs.completing)?;
-            }
-            if rustix::fs::fstat(&file)?.st_size == 0 {
-                // Truncated, but for the mark.
-                self.drop_mark(&file, self.xattrs.metacopy)?;
-            }
-        }
+        repair_file(&file, &self.xattrs)?;
         Ok((rustix::fs::fstat(&file)?, self.file_marks(dir, name)?))
-    }
-
-    fn drop_mark(&self, file: impl AsFd, mark: &[u8]) -> Result<()> {
-        match dirfd::remove_xattr_fd(file, mark) {
-            Ok(()) | Err(Errno::NODATA) => Ok(()),
-            Err(e) => Err(e.into()),
-        }
     }
 
     /// Where the lower layers show a node that has not been copied up; none if it has no name.
@@ -243,7 +229,7 @@ impl Union {
         match marked {
             Ok(()) => Ok(true),
             Err(Error::NoRedirect) | Err(Error::Sys(Errno::NOSPC | Errno::OPNOTSUPP)) => {
-                self.drop_mark(file, self.xattrs.metacopy)?;
+                drop_mark(file, self.xattrs.metacopy)?;
                 Ok(false)
             }
             Err(e) => Err(e),
@@ -303,14 +289,15 @@ impl Union {
         };
         let file = dirfd::reopen(&*location, OFlags::RDWR)?;
         let stat = rustix::fs::fstat(&file)?;
+        self.mark_completing();
         let _running = Running::new(&self.completing, upper_identity(&stat));
         match content {
             Content::Metadata => return Ok(()),
             Content::None => rustix::fs::ftruncate(&file, 0)?,
             Content::All => self.fill(&file, &stat, &metacopy)?,
         }
-        self.drop_mark(&file, self.xattrs.metacopy)?;
-        if let Err(e) = self.drop_mark(&file, self.xattrs.completing) {
+        drop_mark(&file, self.xattrs.metacopy)?;
+        if let Err(e) = drop_mark(&file, self.xattrs.completing) {
             // Without the other mark it means nothing.
             tracing::debug!("a note stays on inode {}: {e}", stat.st_ino);
         }
@@ -330,6 +317,22 @@ impl Union {
             rustix::fs::fsync(&*file)?;
         }
         Ok(())
+    }
+
+    /// Leaves the mark that copies are being completed, once. Where there is no space for it the copy is
+    /// made all the same: what it is for is a crash, and another driver after that.
+    fn mark_completing(&self) {
+        if self.completing.1.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let flags = XattrFlags::empty();
+        let marked = self.writable().and_then(|upper| {
+            let key = self.xattrs.completing;
+            Ok(dirfd::set_xattr_fd(&*upper.root, key, b"y", flags)?)
+        });
+        if let Err(e) = marked {
+            tracing::debug!("no mark on the upper directory: {e}");
+        }
     }
 
     /// Copies the data, or leaves the file as it was.
@@ -361,7 +364,7 @@ impl Union {
             let undone = rustix::fs::fallocate(file, punch, 0, size)
                 .map_err(Error::from)
                 .and_then(|()| note.restore(file))
-                .and_then(|()| self.drop_mark(file, self.xattrs.completing));
+                .and_then(|()| drop_mark(file, self.xattrs.completing));
             if let Err(e) = undone {
                 // It is marked still: nobody reads what is in it.
                 tracing::warn!("half a copy stays in inode {}: {e}", stat.st_ino);
@@ -369,6 +372,48 @@ impl Union {
         }
         filled
     }
+}
+
+fn drop_mark(file: impl AsFd, mark: &[u8]) -> Result<()> {
+    match dirfd::remove_xattr_fd(file, mark) {
+        Ok(()) | Err(Errno::NODATA) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Repairs what a crash has left of a file, if it is a metacopy still.
+fn repair_file(file: &OwnedFd, xattrs: &PrivateXattrs) -> Result<()> {
+    if dirfd::get_xattr_fd(file, xattrs.metacopy)?.is_none() {
+        return Ok(());
+    }
+    if let Some(note) = dirfd::get_xattr_fd(file, xattrs.completing)? {
+        if let Some(note) = Note::parse(&note) {
+            note.restore(file)?;
+        }
+        drop_mark(file, xattrs.completing)?;
+    }
+    if rustix::fs::fstat(file)?.st_size == 0 {
+        // Truncated, but for the mark.
+        drop_mark(file, xattrs.metacopy)?;
+    }
+    Ok(())
+}
+
+/// Repairs what crashes have left in an upper directory that nobody uses. Costs a walk if a copy has ever
+/// been completed in it since the last time.
+pub(super) fn repair_all(upper: &OwnedFd, xattrs: &PrivateXattrs) -> Result<()> {
+    if dirfd::get_xattr_fd(upper, xattrs.completing)?.is_none() {
+        return Ok(());
+    }
+    let mut walk = Walk::new(Arc::new(fcntl_dupfd_cloexec(upper, 3)?), (), true);
+    while let Some((dir, ())) = walk.next()? {
+        for (name, stat) in walk.enter(&dir, |_| ())? {
+            if Kind::from_mode(stat.st_mode) == Kind::File {
+                repair_file(&dirfd::open_path(&*dir, &name)?, xattrs)?;
+            }
+        }
+    }
+    drop_mark(upper, xattrs.completing)
 }
 
 /// What overlayfs says to it, too.

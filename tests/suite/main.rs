@@ -27,6 +27,7 @@ mod container_files;
 mod cp;
 mod crash;
 mod demo;
+mod driver_overlay;
 mod exact;
 mod exact_images;
 mod exact_support;
@@ -116,11 +117,24 @@ macro_rules! indexed_cases {
     };
 }
 
+/// As `cases!`, with views that kernel overlayfs serves.
+macro_rules! overlay_cases {
+    ($needs:expr => $($topic:ident::{$($name:ident),* $(,)?}),* $(,)?) => {
+        vec![$($(Case {
+            name: concat!(stringify!($topic), "::overlay::", stringify!($name)),
+            run: || harness::store::by_overlayfs($topic::$name),
+            needs: $needs.to_vec(),
+        }),*),*]
+    };
+}
+
 const STORE: &[Need] = &[Need::Disk, Need::Root];
 const VIEW: &[Need] = &[Need::Disk, Need::Root, Need::Fuse];
 const VIEW_ON_DISK: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::LoopDevice];
 const STORE_ON_DISK: &[Need] = &[Need::Disk, Need::Root, Need::LoopDevice];
 const BESIDE_OVERLAY: &[Need] = &[Need::Disk, Need::Root, Need::Fuse, Need::Overlay];
+const BY_OVERLAY: &[Need] = &[Need::Disk, Need::Root, Need::OverlayMount];
+const BY_OVERLAY_ON_DISK: &[Need] = &[Need::Disk, Need::Root, Need::OverlayMount, Need::LoopDevice];
 const RUN: &[Need] = &[
     Need::Disk,
     Need::Root,
@@ -254,6 +268,76 @@ fn cases() -> Vec<Case> {
             in_the_foreground_everything_is_told, a_view_that_fails_exits_with_1,
         }),
         cases!(STRACE_VIEW => view::{volatile_skips_the_sync}),
+        cases!(BY_OVERLAY => driver_overlay::{
+            its_server_waits_for_the_end_of_every_use, what_is_read_through_it, killed_under_use,
+            killed_and_used_from_elsewhere, killed_and_removed_by_force, volatile, refused,
+            layers_that_show_nothing, as_many_layers_as_it_takes,
+        }),
+        cases!([BY_OVERLAY, &[Need::Fuse]].concat() => driver_overlay::{
+            drivers_take_turns, what_a_killed_server_of_fuse_leaves, what_differs,
+        }),
+        cases!([BY_OVERLAY, &[Need::Tool("unshare")]].concat() => driver_overlay::{
+            in_a_user_namespace, more_than_can_be_watched,
+        }),
+        cases!([BY_OVERLAY, &[Need::Tool("setpriv")]].concat() => driver_overlay::{without_privilege}),
+        overlay_cases!(BY_OVERLAY_ON_DISK => handles::{
+            a_file_being_read, a_mapped_file, an_open_directory, a_running_program,
+            a_working_directory,
+        }),
+        overlay_cases!(BY_OVERLAY => handles::{
+            writes_after_lazy_umount_are_kept, a_busy_view_names_its_users,
+            one_upper_directory_has_one_server, a_detached_view_in_ps,
+            a_mounted_container_is_removed_by_force, a_busy_container_is_removed_by_force,
+            a_view_that_ends_while_its_container_is_removed,
+        }),
+        overlay_cases!(BY_OVERLAY => rmi::{
+            exited_is_refused_without_force, stopped_container_starts_again_after_load,
+            mounted_is_refused_without_force, mounted_with_force,
+            mounted_one_of_several_tags_is_only_untagged, mounted_several_tags_by_id,
+            layers_wait_for_the_last_view,
+        }),
+        overlay_cases!(BY_OVERLAY => rmi_options::{
+            no_prune_of_a_mounted_image, dry_run_of_a_mounted_image,
+        }),
+        overlay_cases!(BY_OVERLAY => sharing::{
+            what_another_image_needs_stays, a_view_holds_the_shared_layer_for_an_image_long_gone,
+            one_diff_in_two_chains, one_diff_twice_in_an_image,
+            load_again_while_the_old_layers_are_held, generations,
+        }),
+        overlay_cases!(BY_OVERLAY => view::{
+            shows_what_overlayfs_shows, changes_as_overlayfs_changes,
+            containers_do_not_see_each_other, a_read_only_view_refuses_writes,
+            mounts_where_it_is_told, the_server_keeps_nothing_of_the_caller, in_the_foreground,
+            in_the_foreground_everything_is_told, a_view_that_fails_exits_with_1,
+        }),
+        overlay_cases!(BY_OVERLAY => interrupts::{a_server_that_is_told_to_end}),
+        overlay_cases!([BY_OVERLAY, &[Need::Tool("strace")]].concat() => crash::{
+            killed_removals_under_a_view, killed_unmounts, killed_mounts,
+            servers_killed_while_reclaiming,
+        }),
+        overlay_cases!(BY_OVERLAY => crash::{
+            a_killed_server_is_seen_by_any_command, a_killed_server_holds_nothing,
+        }),
+        overlay_cases!(BY_OVERLAY => concurrency::{
+            mounts_against_removals, ten_containers_come_and_go_together, one_container_is_mounted_once,
+        }),
+        overlay_cases!(BY_OVERLAY => chaos::{nothing_is_damaged_or_left_over}),
+        overlay_cases!(BY_OVERLAY => listing::{containers, layers_and_df, gc_says_what_it_left}),
+        overlay_cases!(BY_OVERLAY => places::{
+            relative_and_linked_roots, views_at_odd_places, a_view_behind_a_link,
+            a_mount_inside_a_view, a_view_bound_to_a_second_place,
+        }),
+        overlay_cases!([BY_OVERLAY, &[Need::Tool("unshare")]].concat() => namespaces::{
+            a_server_in_another_mount_namespace, a_server_in_another_pid_namespace,
+            commands_in_an_inner_pid_namespace,
+        }),
+        overlay_cases!(BY_OVERLAY => safeguards::{mount_points_in_the_store_are_refused}),
+        overlay_cases!(BY_OVERLAY => fsck::{repair_lets_load_again, repair_under_a_view}),
+        overlay_cases!(BY_OVERLAY => commit::{a_container_that_changed_nothing_adds_no_layer}),
+        overlay_cases!(BY_OVERLAY => cp::{
+            out_of_a_container, into_a_container, metadata, links_do_not_lead_out,
+        }),
+        overlay_cases!(BY_OVERLAY => random::{first_seed}),
         cases!(STORE => interrupts::{
             a_load_from_a_pipe, a_load_from_a_stalled_pipe, a_load_from_a_named_pipe,
             a_load_on_a_terminal, a_load_that_unpacks,

@@ -105,6 +105,7 @@ draw() {
         echo "set output '$picture'"
         echo 'set grid ytics lc rgb "#dddddd"; set border 3; set tics nomirror; set key outside bottom horizontal'
         if [[ -e $scratch/events ]]; then
+            echo 'set offsets graph 0, graph 0, graph 0.4, graph 0'
             while read -r at what; do
                 echo "set arrow from $at, graph 0 to $at, graph 1 nohead lc rgb '#888888'"
                 echo "set label $what at $at, graph $(awk "BEGIN { print 0.98 - 0.05 * ($n % 8) }") offset 0.5,0 font ',11'"

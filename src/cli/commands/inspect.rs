@@ -158,6 +158,8 @@ fn inspect_container(
         "GraphDriver": {
             "Name": "layerctl",
             "Data": {
+                // Of the view that it has now.
+                "Driver": view.map(|view| view.driver),
                 "UpperDir": directory.upper(),
                 "WorkDir": directory.work(),
                 "MergedDir": mount.map(|m| m.mountpoint),

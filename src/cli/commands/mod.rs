@@ -66,6 +66,7 @@ fn for_each(
             Err(
                 other @ (CommandError::Interrupted
                 | CommandError::BrokenPipe
+                | CommandError::Usage(_)
                 | CommandError::Ended(_)),
             ) => return Err(other),
         }

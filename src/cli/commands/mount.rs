@@ -13,10 +13,12 @@ use crate::cli::serve::{self, Io, Run, Service};
 use crate::cli::view_access;
 use crate::container::find;
 use crate::container::lifecycle::LifecycleError;
+use crate::container::unserved::server_in_words;
 use crate::container::view::{self, mounts_of};
+use crate::model::Driver;
 use crate::store::StoreError;
 use crate::sys::mounts::mount_at;
-use crate::sys::reason;
+use crate::sys::{overlayfs, reason};
 
 /// Arguments of `mount`.
 #[derive(Debug, clap::Args)]
@@ -27,9 +29,12 @@ pub struct Args {
     /// Do not sync a file that is copied up before its name appears: faster, not crash-safe
     #[arg(long)]
     volatile: bool,
-    /// How files are read and written
-    #[arg(long, value_name = "MODE", default_value_t, value_enum)]
-    io: Io,
+    /// What serves the view: our own union over FUSE, or kernel overlayfs (fuse, overlay)
+    #[arg(long, value_name = "DRIVER", default_value_t)]
+    driver: Driver,
+    /// How files are read and written, over FUSE [default: passthrough]
+    #[arg(long, value_name = "MODE", value_enum)]
+    io: Option<Io>,
     /// Serve the view from this process, until it is unmounted or interrupted; log to standard error
     #[arg(long)]
     pub(crate) foreground: bool,
@@ -42,11 +47,15 @@ pub struct Args {
 
 /// Run `mount`.
 pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
-    let service = prepare(cx, &args.container, args.directory.as_deref())?;
+    if args.driver == Driver::Overlay && args.io.is_some() {
+        let text = "the argument '--io <MODE>' cannot be used with '--driver overlay'";
+        return Err(CommandError::Usage(text.to_owned()));
+    }
+    let service = prepare(cx, &args.container, args.directory.as_deref(), args.driver)?;
     let service = Service {
         read_only: args.read_only,
         volatile: args.volatile,
-        io: args.io,
+        io: args.io.unwrap_or_default(),
         ..service
     };
     if !args.foreground {
@@ -64,17 +73,18 @@ pub fn prepare(
     cx: &mut Context,
     container: &str,
     directory: Option<&Path>,
+    driver: Driver,
 ) -> Result<Service, CommandError> {
     view_access::wait_for_transient(cx, container)?;
     let snapshot = cx.snapshot()?;
     let container = find(&snapshot, container)?;
     if let Some(view) = snapshot.view(&container.id) {
         let is_seen = !mounts_of(&cx.store, &container.id)?.is_empty();
-        let (name, pid) = (&container.name, view.pid);
+        let (name, server) = (&container.name, server_in_words(&cx.store, view)?);
         return Err(CommandError::new(match (view.detached, is_seen) {
             (true, _) => format!(
-                "container {name} was detached, but its view is still used by open handles (server: \
-                 PID {pid})"
+                "container {name} was detached, but its view is still used by open handles \
+                 ({server})"
             ),
             (false, true) => format!(
                 "container {name} is already mounted at {}",
@@ -83,7 +93,7 @@ pub fn prepare(
             // On record it is a moment earlier.
             (false, false) => format!(
                 "container {name} is being mounted, or was unmounted by hand and is still used by \
-                 open handles (server: PID {pid})"
+                 open handles ({server})"
             ),
         }));
     }
@@ -91,6 +101,31 @@ pub fn prepare(
         return Err(LifecycleError::NoSuchImage(container.reference.clone()).into());
     }
     // Looked at here, before anything is on record.
+    match driver {
+        Driver::Fuse => check_fuse()?,
+        Driver::Overlay => overlayfs::check()?,
+    }
+    let merged = cx.store.container(&container.id).merged();
+    let mountpoint = match check_mountpoint(cx, directory.unwrap_or(&merged), &merged) {
+        // Removed since it was found, and its directories with it.
+        Err(_) if !cx.db.read(|tx| tx.has_container(&container.id))? => {
+            return Err(LifecycleError::NoSuchContainer(container.name.clone()).into());
+        }
+        checked => checked?,
+    };
+    Ok(Service {
+        container: container.id.clone(),
+        mountpoint,
+        read_only: false,
+        volatile: false,
+        io: Io::default(),
+        driver,
+        transient: false,
+        run: Run::No,
+    })
+}
+
+fn check_fuse() -> Result<(), CommandError> {
     let fuse = Path::new("/dev/fuse");
     let opened = OpenOptions::new().read(true).write(true).open(fuse);
     match opened {
@@ -98,18 +133,7 @@ pub fn prepare(
         Err(e) if e.kind() == ErrorKind::PermissionDenied => {}
         other => drop(other.map_err(StoreError::at("open", fuse))?),
     }
-    let merged = cx.store.container(&container.id).merged();
-    let mountpoint = check_mountpoint(cx, directory.unwrap_or(&merged), &merged)?;
-    let container = container.id.clone();
-    Ok(Service {
-        container,
-        mountpoint,
-        read_only: false,
-        volatile: false,
-        io: Io::default(),
-        transient: false,
-        run: Run::No,
-    })
+    Ok(())
 }
 
 /// A mount point must be an empty directory that nothing is mounted on. Gives its absolute path.

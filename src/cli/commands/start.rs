@@ -15,7 +15,7 @@ use crate::container::bundle::RunDir;
 use crate::container::find;
 use crate::container::process::{self, ProcessError};
 use crate::container::view::is_starting;
-use crate::model::{ContainerId, ContainerState};
+use crate::model::{ContainerId, ContainerState, Driver};
 
 /// Arguments of `start`.
 #[derive(Debug, clap::Args)]
@@ -74,7 +74,7 @@ fn as_failure(error: CommandError) -> CommandError {
 
 /// Start a container's process, and leave it to itself.
 pub fn start_detached(cx: &mut Context, id: &ContainerId) -> Result<(), CommandError> {
-    let started = mount::prepare(cx, id.hex(), None).and_then(|mut service| {
+    let started = mount::prepare(cx, id.hex(), None, Driver::Fuse).and_then(|mut service| {
         service.run = Run::Detached;
         mount::spawn(cx, &service)
     });
@@ -126,7 +126,7 @@ pub fn start_joined(
     let tty = container.is_some_and(|c| c.settings.tty);
     let manner = Manner { input, tty };
     joined::check(manner)?;
-    let mut service = mount::prepare(cx, id.hex(), None)?;
+    let mut service = mount::prepare(cx, id.hex(), None, Driver::Fuse)?;
     service.run = Run::Attached;
     let (ours, theirs) = UnixStream::pair()?;
     cx.flush_and_go_on();

@@ -3,13 +3,15 @@
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use rustix::fs::{major, minor};
 
 use super::for_each;
 use super::start::wait_for_start;
 use crate::cli::context::Context;
-use crate::cli::error::CommandError;
+use crate::cli::error::{CommandError, warn};
 use crate::container::find;
-use crate::container::view::{Server, mount_of, mounts_of, server};
+use crate::container::unserved::is_unserved;
+use crate::container::view::{Server, bury_the_dead, mount_of, mounts_of, server};
 use crate::db::View;
 use crate::store::StoreError;
 use crate::sys::mounts::{Mount, unmount};
@@ -68,7 +70,7 @@ pub fn end_view(cx: &mut Context, view: &View, lazy: bool) -> Result<Ended, Comm
     // The container has mounts of its own of it: ours could go, and the view would not end.
     if let (Some(process), false) = (&view.process, lazy) {
         let users = match mount_of(&cx.store, view)? {
-            Some(mount) => users(&mount)?.join("; "),
+            Some(mount) => users(mount.device)?.join("; "),
             None => format!("PID {}", process.pid),
         };
         return Ok(Ended::Busy(format!("the container is running: {users}")));
@@ -79,6 +81,7 @@ pub fn end_view(cx: &mut Context, view: &View, lazy: bool) -> Result<Ended, Comm
     if mounts.is_empty() {
         let pid = view.pid;
         let busy = match &server {
+            Server::Ended if is_unserved(&cx.store, view)? => return end_unserved(cx, view, lazy),
             Server::Ended => return Ok(Ended::Yes),
             _ if view.detached && lazy => None,
             _ if view.detached => Some(format!(
@@ -128,8 +131,39 @@ pub fn end_view(cx: &mut Context, view: &View, lazy: bool) -> Result<Ended, Comm
     if lazy && !matches!(server, Server::Elsewhere(_)) {
         cx.db.write(|tx| tx.set_view_detached(view))?;
     }
+    if is_unserved(&cx.store, view)? {
+        return end_unserved(cx, view, lazy);
+    }
     wait_for_end(cx, view, &server, if lazy { GRACE } else { PATIENCE })?;
     Ok(Ended::Yes)
+}
+
+/// End a view of kernel overlayfs whose server is dead and that is mounted nowhere here, or no more: there
+/// is nobody else to write it down. One that is in use goes on until a later command finds that it is over.
+fn end_unserved(cx: &mut Context, view: &View, lazy: bool) -> Result<Ended, CommandError> {
+    for error in bury_the_dead(&mut cx.db, &cx.store)? {
+        warn(&error);
+    }
+    let now = cx.db.read(|tx| tx.view(&view.container))?;
+    let Some(now) = now.filter(|now| now.is_same(view)) else {
+        return Ok(Ended::Yes);
+    };
+    let pid = now.pid;
+    let users = match now.device {
+        Some(device) => users((major(device), minor(device)))?.join("; "),
+        None => String::new(),
+    };
+    if lazy && (now.detached || !users.is_empty()) {
+        cx.db.write(|tx| tx.set_view_detached(view))?;
+        return Ok(Ended::Yes);
+    }
+    Ok(Ended::Busy(match users.as_str() {
+        "" => format!(
+            "it is not mounted here, but in another mount namespace or used from there, and its server \
+             (PID {pid}) was killed"
+        ),
+        users => format!("it is mounted nowhere here, but used by open handles: {users}"),
+    }))
 }
 
 /// Wait until the view is over and its server has reclaimed what it held: as long as that takes,
@@ -168,7 +202,7 @@ fn unmount_or_tell(mount: &Mount, lazy: bool) -> Result<Option<String>, CommandE
             Err(Errno::EBUSY) => {}
             Err(e) => return Err(StoreError::at("unmount", &mount.mountpoint)(e).into()),
         }
-        let users = users(mount)?;
+        let users = users(mount.device)?;
         tries -= 1;
         match (users.as_slice(), tries) {
             // Held for a moment only: by a child between fork and exec, say, that has copies of
@@ -183,6 +217,6 @@ fn unmount_or_tell(mount: &Mount, lazy: bool) -> Result<Option<String>, CommandE
     }
 }
 
-fn users(mount: &Mount) -> Result<Vec<String>, CommandError> {
-    Ok(holders(mount)?.iter().map(ToString::to_string).collect())
+fn users(device: (u32, u32)) -> Result<Vec<String>, CommandError> {
+    Ok(holders(device)?.iter().map(ToString::to_string).collect())
 }

@@ -1,14 +1,16 @@
 //! `why`: what keeps a layer or an image.
 
+use rustix::fs::{major, minor};
 use serde::Serialize;
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::{Format, time};
+use crate::container::unserved::is_unserved;
 use crate::container::view::mount_of;
 use crate::db::{Image, Snapshot, View};
 use crate::image::{ResolveError, resolve};
-use crate::model::{ChainId, ContainerId, DiffId, ImageId, Layer, LayerState, human};
+use crate::model::{ChainId, ContainerId, DiffId, Driver, ImageId, Layer, LayerState, human};
 use crate::store::Store;
 use crate::sys::processes::{Holder, holders};
 
@@ -44,6 +46,9 @@ struct HeldBy {
     container: ContainerId,
     name: String,
     pid: i32,
+    driver: Driver,
+    /// Of kernel overlayfs one may have been killed, and the view goes on.
+    server_is_dead: bool,
     mountpoint: String,
     since: jiff::Timestamp,
     processes: Vec<Process>,
@@ -117,12 +122,17 @@ fn views_of<'a>(
             continue;
         }
         let mount = mount_of(store, view)?;
-        let processes = mount.as_ref().map_or_else(|| Ok(Vec::new()), holders)?;
+        // Where it is not mounted here it may be that the device is on record.
+        let on_record = view.device.map(|device| (major(device), minor(device)));
+        let device = mount.as_ref().map(|mount| mount.device).or(on_record);
+        let processes = device.map_or_else(|| Ok(Vec::new()), holders)?;
         let container = snapshot.containers.iter().find(|c| c.id == view.container);
         let held_by = HeldBy {
             container: view.container.clone(),
             name: container.map(|c| c.name.clone()).unwrap_or_default(),
             pid: view.pid,
+            driver: view.driver,
+            server_is_dead: is_unserved(store, view)?,
             mountpoint: mount
                 .map(|m| m.mountpoint.display().to_string())
                 .unwrap_or_default(),
@@ -189,12 +199,18 @@ fn tell(cx: &mut Context, reason: &Reason) -> Result<(), CommandError> {
             "" => "detached".to_owned(),
             place => format!("mounted at {place}"),
         };
+        let (pid, time) = (view.pid, time::since(view.since));
+        let service = match (view.driver, view.server_is_dead) {
+            (Driver::Fuse, _) => format!("served by PID {pid} for {time}"),
+            (Driver::Overlay, false) => format!("kernel overlayfs, held by PID {pid} for {time}"),
+            (Driver::Overlay, true) => {
+                format!("kernel overlayfs for {time}, its server (PID {pid}) was killed")
+            }
+        };
         cx.line(format_args!(
-            "  pinned by container {} ({}), {place}, served by PID {} for {}",
+            "  pinned by container {} ({}), {place}, {service}",
             view.container.short(),
-            view.name,
-            view.pid,
-            time::since(view.since)
+            view.name
         ))?;
         for process in &view.processes {
             let uses = process.uses.join(", ");

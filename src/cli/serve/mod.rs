@@ -5,37 +5,33 @@
 //! from its standard output whether the view is ready; what it has to say later goes to the
 //! container's log.
 
+mod mounting;
 mod process;
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::ValueEnum as _;
-use parking_lot::Mutex;
 use tracing::{error, info};
 
 use super::context::Context;
 use super::daemon;
 use super::error::CommandError;
-use super::interrupt::on_interrupt;
 use crate::container::bundle::{RunDir, cgroup};
 use crate::container::lifecycle::LifecycleError;
 use crate::container::lock::ServerLock;
-use crate::container::view::{self, mount_source};
-use crate::db::{Container, Db, View};
+use crate::container::view;
+use crate::db::{Container, View};
 use crate::image::removal;
-use crate::model::{ContainerId, DiffId, Phase, Purpose};
+use crate::model::{ContainerId, DiffId, Driver, Phase, Purpose};
 use crate::reclaim::execute::{Outcome, reclaim};
 use crate::reclaim::pins::Pin;
-use crate::store::index::{self, LayerAt};
-use crate::store::layout::{ContainerDir, open_directory};
 use crate::store::lock::Attempt;
 use crate::store::{Store, StoreError};
 use crate::sys::reason;
-use crate::union::{IoMode, Layers, MountOptions, Mounted, Options, Union, mount};
+use crate::union::IoMode;
+use mounting::mount_pinned;
 pub use process::stop_signal;
 use process::{Running, Serving};
 
@@ -52,6 +48,8 @@ pub struct Args {
     volatile: bool,
     #[arg(long)]
     io: Io,
+    #[arg(long)]
+    driver: Driver,
     #[arg(long)]
     transient: bool,
     /// Run the container's process
@@ -73,8 +71,10 @@ pub struct Service {
     pub read_only: bool,
     /// Do not sync what is copied up.
     pub volatile: bool,
-    /// How files are read and written.
+    /// How files are read and written, by our own union.
     pub io: Io,
+    /// What serves it.
+    pub driver: Driver,
     /// For the command alone that starts the server: the view goes with it, and leaves no trace in
     /// the container's state.
     pub transient: bool,
@@ -134,6 +134,7 @@ pub fn arguments(service: &Service) -> Vec<OsString> {
     if let Some(io) = service.io.to_possible_value() {
         arguments.extend(["--io".into(), io.get_name().into()]);
     }
+    arguments.extend(["--driver".into(), service.driver.as_str().into()]);
     arguments.extend((service.run != Run::No).then(|| "--run".into()));
     arguments.extend((service.run == Run::Attached).then(|| "--attached".into()));
     arguments
@@ -147,6 +148,7 @@ pub fn run(args: Args, root: Option<&Path>) -> Result<(), CommandError> {
         read_only: args.read_only,
         volatile: args.volatile,
         io: args.io,
+        driver: args.driver,
         transient: args.transient,
         run: match (args.run, args.attached) {
             (false, _) => Run::No,
@@ -393,79 +395,14 @@ fn begin(cx: &mut Context, container: &Container, service: &Service) -> Result<P
                     }
                 }
             }
-            let view = view::begin(tx, container, &service.mountpoint, service.purpose(), &rows)?;
+            let how = (service.purpose(), service.driver);
+            let view = view::begin(tx, container, &service.mountpoint, how, &rows)?;
             Ok(Some(view))
         })?;
         if let Some(view) = view {
             return Ok(Pins { stack, pins, view });
         }
     }
-}
-
-fn mount_pinned(
-    cx: &mut Context,
-    container: &Container,
-    service: &Service,
-    directory: &ContainerDir,
-    pins: &Pins,
-    running: &Running,
-) -> Result<Mounted, CommandError> {
-    let mut lowers: Vec<OwnedFd> = Vec::new();
-    let mut layers = Vec::new();
-    for diff in &pins.stack {
-        for (_, pin) in pins.pins.iter().filter(|(d, _)| d == diff) {
-            let tree = cx.store.layer(diff).join("tree");
-            lowers.push(pin.open_tree().map_err(StoreError::at("open", &tree))?);
-            let directory = pin.directory();
-            layers.push(LayerAt { diff, directory });
-        }
-    }
-    let index = index::merged(&cx.store, &container.image, &layers)?;
-    // A read-only view shows what the container wrote as well; the mount refuses all changes.
-    let upper = Some(open_directory(&directory.upper())?);
-    let work = Some(open_directory(&directory.work())?);
-    let union = Union::new(
-        Layers {
-            lowers,
-            index: Some(index),
-            upper,
-            work,
-        },
-        Options {
-            volatile: service.volatile,
-            ..Options::default()
-        },
-    )
-    .map_err(at(service, "prepare the view"))?;
-    let options = MountOptions {
-        fs_name: mount_source(&cx.store, &container.id),
-        read_only: service.read_only,
-        io: service.io.into(),
-        ..MountOptions::default()
-    };
-    let (store, view) = (cx.store.clone(), pins.view.clone());
-    let mounting = Arc::new(Mutex::new(()));
-    let until_mounted = mounting.clone();
-    let mount_point = mounting.lock();
-    // Detached, not killed: those who still have files open keep them. From before it is mounted on,
-    // for what is told then must not end a server that has a mount by a moment later.
-    let (running, stop_signal) = (running.clone(), stop_signal(container));
-    on_interrupt(move || {
-        let _mounted = until_mounted.lock();
-        // The view ends when the process has.
-        if running.stop(stop_signal) {
-            return;
-        }
-        detach(&store, &view.container);
-        let noted = Db::open(&store.database())
-            .and_then(|mut db| db.write(|tx| tx.set_view_detached(&view)));
-        if let Err(e) = noted {
-            error!("{e}");
-        }
-    })?;
-    let mounted = mount(union, &service.mountpoint, &options).map_err(at(service, "mount"))?;
-    drop(mount_point);
-    Ok(mounted)
 }
 
 fn at(service: &Service, what: &'static str) -> impl FnOnce(std::io::Error) -> CommandError {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tracing::{error, info, warn};
 
+use super::mounting::Mounted;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::container::bundle::{self, RunDir};
@@ -29,7 +30,6 @@ use crate::sys::descriptors::apart;
 use crate::sys::processes::Program;
 use crate::sys::reason;
 use crate::sys::{cgroups, children};
-use crate::union::Mounted;
 
 /// How long a process that is told to end by the end of its server may take.
 const PATIENCE: Duration = Duration::from_secs(10);

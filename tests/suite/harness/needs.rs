@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use super::{disk, process};
+use super::{disk, overlay, process};
 
 /// One registered test.
 pub struct Case {
@@ -28,6 +28,8 @@ pub enum Need {
     LoopDevice,
     /// Kernel overlayfs.
     Overlay,
+    /// Kernel overlayfs as `mount --driver overlay` mounts it on the tests' disk.
+    OverlayMount,
     /// A program on PATH.
     Tool(&'static str),
 }
@@ -57,6 +59,12 @@ impl Need {
                 let there =
                     known.contains("\toverlay\n") || Path::new("/sys/module/overlay").exists();
                 (!there).then(|| "kernel overlayfs".to_owned())
+            }
+            Need::OverlayMount => {
+                static MOUNTS: OnceLock<bool> = OnceLock::new();
+                (!MOUNTS.get_or_init(overlay::mounts_by_descriptors)).then(|| {
+                    "kernel overlayfs of Linux 6.8, on a disk that can be its upper".to_owned()
+                })
             }
             Need::Tool(name) => process::on_path(name)
                 .is_none()

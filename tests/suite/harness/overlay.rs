@@ -3,7 +3,10 @@
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{
+    FsOpenFlags, MountFlags, UnmountFlags, fsconfig_create, fsconfig_set_string, fsopen, mount,
+    unmount,
+};
 
 use super::disk;
 
@@ -48,4 +51,29 @@ impl Drop for Overlay {
     fn drop(&mut self) {
         unmount(self.path(), UnmountFlags::DETACH).ok();
     }
+}
+
+/// Whether overlayfs takes its layers one by one (Linux 6.8), with all that a view asks of it, on the
+/// tests' disk.
+pub fn mounts_by_descriptors() -> bool {
+    let dir = disk::temp_dir();
+    let made = |name: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir(&path).expect("a new directory");
+        path.display().to_string()
+    };
+    let mount = || -> rustix::io::Result<()> {
+        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        for (key, value) in [
+            ("lowerdir+", made("lower")),
+            ("upperdir", made("upper")),
+            ("workdir", made("work")),
+            ("redirect_dir", "on".to_owned()),
+            ("metacopy", "on".to_owned()),
+        ] {
+            fsconfig_set_string(&context, key, value)?;
+        }
+        fsconfig_create(&context)
+    };
+    mount().is_ok()
 }

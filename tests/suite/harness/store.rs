@@ -1,5 +1,6 @@
 //! A store of its own for each test, and the program that works on it.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
@@ -20,6 +21,19 @@ pub struct Store {
     /// Beside the root: archives, mount points.
     scratch: tempfile::TempDir,
     root: PathBuf,
+    /// What serves its views, if not what does by default.
+    driver: Option<&'static str>,
+}
+
+thread_local! {
+    static DRIVER: Cell<Option<&'static str>> = const { Cell::new(None) };
+}
+
+/// Runs a test with the views of its stores served by kernel overlayfs.
+pub fn by_overlayfs(run: fn()) {
+    DRIVER.set(Some("overlay"));
+    run();
+    DRIVER.set(None);
 }
 
 impl Store {
@@ -35,7 +49,11 @@ impl Store {
         let scratch = tempfile::Builder::new().prefix("store-").tempdir_in(dir);
         let scratch = scratch.unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
         let root = scratch.path().join("root");
-        Store { scratch, root }
+        Store {
+            scratch,
+            root,
+            driver: DRIVER.get(),
+        }
     }
 
     /// The store's root directory.
@@ -59,9 +77,14 @@ impl Store {
     /// The program with these arguments, not yet run.
     pub fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
         let mut command = Command::new(LAYERCTL);
+        command.arg("--root").arg(&self.root);
+        let mut args = args.iter().map(AsRef::as_ref).peekable();
+        if let Some(driver) = self.driver
+            && let Some(mount) = args.next_if(|arg| *arg == OsStr::new("mount"))
+        {
+            command.arg(mount).args(["--driver", driver]);
+        }
         command
-            .arg("--root")
-            .arg(&self.root)
             .args(args)
             .env_remove("LAYERCTL_ROOT")
             .stdin(Stdio::null());

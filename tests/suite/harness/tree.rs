@@ -29,7 +29,8 @@ pub struct Entry {
     pub same_as: PathBuf,
     /// Size and digest of a file, target of a link.
     pub content: String,
-    /// Extended attributes, but those that the overlay keeps for itself.
+    /// Extended attributes, but those that overlayfs and our own union keep for themselves: the latter are
+    /// seen where the former shows what the union wrote.
     pub xattrs: BTreeMap<String, Vec<u8>>,
 }
 
@@ -106,7 +107,11 @@ fn xattrs(path: &Path) -> BTreeMap<String, Vec<u8>> {
         .filter(|name| !name.is_empty());
     names
         .map(|name| String::from_utf8(name.to_vec()).expect("names are ASCII here"))
-        .filter(|name| !name.starts_with("trusted.overlay."))
+        .filter(|name| {
+            !["trusted.overlay.", "trusted.layerctl."]
+                .iter()
+                .any(|p| name.starts_with(p))
+        })
         .map(|name| {
             let mut value = vec![0; 64 << 10];
             let len = rustix::fs::lgetxattr(&c_path, &name, &mut value)
