@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ValueEnum as _;
 use parking_lot::Mutex;
@@ -20,6 +21,7 @@ use tracing::{error, info};
 use super::context::Context;
 use super::daemon;
 use super::error::CommandError;
+use super::exit_code::Exit;
 use super::interrupt::on_interrupt;
 use crate::container::bundle::{RunDir, cgroup};
 use crate::container::lifecycle::LifecycleError;
@@ -215,7 +217,15 @@ pub fn serve(
         }
     };
     let running = Running::new(cgroup(&cx.store, &container.id));
-    let mounted = match mount_pinned(cx, &container, service, &directory, &pins, &running) {
+    let over = Arc::new(AtomicBool::new(false));
+    let mounted = match mount_pinned(
+        cx,
+        &container,
+        service,
+        &directory,
+        &pins,
+        (&running, &over),
+    ) {
         Ok(mounted) => mounted,
         Err(error) => {
             detach(&cx.store, &service.container);
@@ -265,6 +275,7 @@ pub fn serve(
         view::remove_abandoned(&mut cx.db, &cx.store, &view.container)?;
         drop(lock);
         // Before the bytes go, which may take its time.
+        over.store(true, Ordering::Relaxed);
         if let Some(held) = &held {
             held.release();
         }
@@ -408,7 +419,7 @@ fn mount_pinned(
     service: &Service,
     directory: &ContainerDir,
     pins: &Pins,
-    running: &Running,
+    (running, over): (&Running, &Arc<AtomicBool>),
 ) -> Result<Mounted, CommandError> {
     let mut lowers: Vec<OwnedFd> = Vec::new();
     let mut layers = Vec::new();
@@ -450,7 +461,14 @@ fn mount_pinned(
     // Detached, not killed: those who still have files open keep them. From before it is mounted on,
     // for what is told then must not end a server that has a mount by a moment later.
     let (running, stop_signal) = (running.clone(), stop_signal(container));
+    let over = over.clone();
     on_interrupt(move || {
+        // It only reclaims any more, which may be steered and take long; what is left then is gc's, as
+        // after a SIGKILL.
+        if over.load(Ordering::Relaxed) {
+            info!("interrupted: what is not reclaimed yet is left to gc");
+            std::process::exit(Exit::Interrupted.code().into());
+        }
         let _mounted = until_mounted.lock();
         // The view ends when the process has.
         if running.stop(stop_signal) {
@@ -506,7 +524,7 @@ fn reclaim_marked(
         let Some(layer) = layer.filter(|l| l.phase != Phase::Present) else {
             continue;
         };
-        match reclaim(&mut cx.db, &cx.store, &layer) {
+        match reclaim(&mut cx.db, &cx.store, &layer, &mut cx.pace) {
             Ok(Outcome::Reclaimed) => info!("reclaimed {} ({} bytes)", layer.chain, layer.bytes),
             Ok(Outcome::Pinned(_) | Outcome::Busy) => info!("{} is still in use", layer.chain),
             // It stays for gc, and `events` tells.

@@ -64,6 +64,7 @@ impl Store {
             .arg(&self.root)
             .args(args)
             .env_remove("LAYERCTL_ROOT")
+            .env_remove("LAYERCTL_RECLAIM_RATE")
             .stdin(Stdio::null());
         command
     }
