@@ -309,6 +309,8 @@ pub fn killed_collections() {
         }
         before = now;
     }
+    let report = json_lines(&store.ok(&["gc", "--format", "json"])).remove(0);
+    assert_eq!(number(&report, "reclaimed_bytes"), before, "{report}");
     assert!(partly >= 3, "killed in the middle {partly} times");
     assert!(was_cut, "and in the middle of the large file");
     store.ok(&["gc"]);

@@ -12,6 +12,7 @@ use crate::image::removal;
 use crate::model::{ContainerId, Layer, Phase, Rate, human};
 use crate::reclaim::execute::{Outcome, reclaim, sweep_orphans};
 use crate::reclaim::pace::{Gone, Pace};
+use crate::store::usage::measure;
 
 /// Arguments of `gc`.
 #[derive(Debug, Default, clap::Args)]
@@ -75,13 +76,18 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     let marked = cx.db.read(|tx| tx.marked_layers())?;
     for layer in marked.iter().filter(|l| l.phase != Phase::Marking) {
         let before = cx.pace.gone();
+        // Of one that was cut short what is gone is gone, and not this command's merit.
+        let bytes = match layer.phase {
+            Phase::Reclaiming => measure(&cx.store.marked_layer(layer))?.bytes,
+            _ => layer.bytes,
+        };
         match reclaim_or_wait(cx, layer) {
             Ok((Outcome::Reclaimed, took)) => {
-                report.reclaimed_bytes += layer.bytes;
+                report.reclaimed_bytes += bytes;
                 report.layers.push(layer.chain.to_string());
                 deleting += took;
                 if is_table {
-                    let size = human::size(layer.bytes);
+                    let size = human::size(bytes);
                     let price = human::price(cx.pace.gone().entries - before.entries, took);
                     cx.line(format_args!("Reclaimed: {} ({size}, {price})", layer.chain))?;
                     // The next one may take long, and be interrupted.
