@@ -74,7 +74,7 @@ impl Shrinking {
 
     /// How many bytes the next cut gives back, at most; `None` when what is left is to go with the
     /// name.
-    pub fn next(&mut self) -> Result<Option<u64>> {
+    pub fn next_cut(&mut self) -> Result<Option<u64>> {
         if self.cuts.is_empty() {
             let ranges = data(self.file.as_fd(), self.length)?;
             self.cuts = cuts(&ranges, self.portion.get());
@@ -82,7 +82,7 @@ impl Shrinking {
         Ok(self.cuts.front().map(|cut| cut.bytes))
     }
 
-    /// Make the cut that [`Shrinking::next`] has told.
+    /// Make the cut that [`Shrinking::next_cut`] has told.
     pub fn cut(&mut self) -> Result<()> {
         if let Some(cut) = self.cuts.pop_front() {
             ftruncate(&self.file, cut.to)?;
@@ -271,7 +271,7 @@ mod tests {
         let before = file.left().unwrap();
         assert!(before >= 3 << 20);
         let mut steps = 0;
-        while let Some(bytes) = file.next().unwrap() {
+        while let Some(bytes) = file.next_cut().unwrap() {
             let left = file.left().unwrap();
             file.cut().unwrap();
             assert!(left - file.left().unwrap() <= bytes + 64 * K);
