@@ -11,7 +11,12 @@ use super::error::{CommandError, output, warn};
 use crate::container::view;
 use crate::db::{Db, Snapshot};
 use crate::image::removal;
+use crate::model::Rate;
+use crate::reclaim::pace::Pace;
 use crate::store::{Store, reserve};
+
+/// The environment variable that says how fast whatever reclaims may do so.
+pub const RATE: &str = "LAYERCTL_RECLAIM_RATE";
 
 /// An open store, looked after.
 pub struct Context {
@@ -19,6 +24,8 @@ pub struct Context {
     pub store: Store,
     /// Its database.
     pub db: Db,
+    /// How fast layers go that this process reclaims: [`RATE`]'s, unless it was told otherwise.
+    pub pace: Pace,
     out: io::BufWriter<io::Stdout>,
     lost: Option<Lost>,
 }
@@ -36,6 +43,9 @@ impl Context {
     /// Open the store, and set right what a crash has left that cannot wait: views whose server
     /// is dead, and decisions that the tree has not followed yet.
     pub fn open(root: Option<&Path>) -> Result<Context, CommandError> {
+        // Before anything is changed, and also by commands that reclaim nothing: a view's server must not
+        // find out about it when the view ends.
+        let rate = default_rate()?;
         let root = match root {
             Some(root) => root.to_owned(),
             None => default_root()?,
@@ -58,6 +68,7 @@ impl Context {
         Ok(Context {
             store,
             db,
+            pace: Pace::new(rate),
             out: io::BufWriter::new(io::stdout()),
             lost: None,
         })
@@ -119,6 +130,15 @@ impl Context {
             });
         }
     }
+}
+
+/// `$LAYERCTL_RECLAIM_RATE`, else no limit.
+fn default_rate() -> Result<Rate, CommandError> {
+    let Some(text) = env::var_os(RATE).filter(|text| !text.is_empty()) else {
+        return Ok(Rate::UNLIMITED);
+    };
+    let rate = text.to_string_lossy().parse::<Rate>();
+    rate.map_err(|e| CommandError::new(format!("{RATE}: {e}")))
 }
 
 /// `$LAYERCTL_ROOT`, else `/var/lib/layerctl` for root, else `$XDG_DATA_HOME/layerctl`.

@@ -1,4 +1,6 @@
-//! Sizes and times as Docker's listings show them.
+//! Sizes and times as Docker's listings show them, and what things cost.
+
+use std::time::Duration;
 
 /// A size in bytes in Docker's human form: decimal units, three significant digits, as
 /// `docker images` prints it (`go-units`' `HumanSizeWithPrecision(size, 3)`): `0B`, `7.8MB`, `1.02GB`.
@@ -65,6 +67,35 @@ pub fn duration(seconds: i64) -> String {
     }
 }
 
+/// A number with a comma between each three digits: `100,007`.
+pub fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// How long something took, for people: `0.04 s`, `21.3 s`, `214 s`.
+pub fn took(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    match seconds {
+        ..1.0 => format!("{seconds:.2} s"),
+        1.0..100.0 => format!("{seconds:.1} s"),
+        _ => format!("{seconds:.0} s"),
+    }
+}
+
+/// What a deletion has cost: `100,007 entries in 21.3 s`.
+pub fn price(entries: u64, time: Duration) -> String {
+    let name = if entries == 1 { "entry" } else { "entries" };
+    format!("{} {name} in {}", count(entries), took(time))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +147,19 @@ mod tests {
             (800 * 86400, "2 years"),
         ] {
             assert_eq!(duration(seconds), text, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn prices_are_told_in_a_few_digits() {
+        for (entries, millis, text) in [
+            (0, 0, "0 entries in 0.00 s"),
+            (1, 40, "1 entry in 0.04 s"),
+            (999, 1234, "999 entries in 1.2 s"),
+            (100_007, 21_340, "100,007 entries in 21.3 s"),
+            (1_234_567, 214_400, "1,234,567 entries in 214 s"),
+        ] {
+            assert_eq!(price(entries, Duration::from_millis(millis)), text);
         }
     }
 }

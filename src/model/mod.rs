@@ -6,6 +6,7 @@ pub mod human;
 pub mod index;
 pub mod layer;
 pub mod name;
+pub mod rate;
 pub mod reference;
 pub mod settings;
 pub mod signal;
@@ -16,6 +17,7 @@ pub mod xattr;
 
 pub use digest::{BlobDigest, ChainId, ContainerId, DiffId, ImageId, ParseIdError};
 pub use layer::{Layer, Phase};
+pub use rate::{ParseRateError, Rate};
 pub use reference::{ParseReferenceError, Reference};
 pub use settings::Settings;
 pub use state::{ContainerState, Driver, LayerState, Purpose};

@@ -3,20 +3,23 @@
 //! A layer goes in three steps, each of which can be repeated after a crash: the row says
 //! `reclaiming` (from here on its tree is no longer whole), the entries are deleted, the row goes.
 //! The exclusive lock is held from before the first to after the last, so two never delete the
-//! same layer.
+//! same layer, and files may be cut before they go.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
+use super::pace::Pace;
 use super::plan::{self, Listing};
 use crate::db::{Action, Db, DbError, Holder, Snapshot};
-use crate::model::{Layer, Phase};
+use crate::model::{Layer, Phase, human};
 use crate::store::layout::names_in;
 use crate::store::lock::{self, Attempt};
-use crate::store::remove_tree::remove_tree;
+use crate::store::remove_tree::{remove_tree, remove_tree_steered};
 use crate::store::staging::remove_leftover;
 use crate::store::usage::measure;
 use crate::store::{Store, StoreError};
+use crate::sys::io_priority::Idle;
 
 /// An error of reclaiming.
 #[derive(Debug, thiserror::Error)]
@@ -41,11 +44,16 @@ pub enum Outcome {
     Busy,
 }
 
-/// Reclaim a marked layer, if nothing holds it.
+/// Reclaim a marked layer, if nothing holds it, at this pace.
 ///
 /// # Errors
 /// An entry that cannot be deleted; the layer stays `reclaiming`, and an event tells why.
-pub fn reclaim(db: &mut Db, store: &Store, layer: &Layer) -> Result<Outcome, ReclaimError> {
+pub fn reclaim(
+    db: &mut Db,
+    store: &Store,
+    layer: &Layer,
+    pace: &mut Pace,
+) -> Result<Outcome, ReclaimError> {
     let path = store.marked_layer(layer);
     let lock = match lock::try_exclusive(&path)? {
         Attempt::Locked(lock) => Some(lock),
@@ -83,7 +91,8 @@ pub fn reclaim(db: &mut Db, store: &Store, layer: &Layer) -> Result<Outcome, Rec
         Ok(layer) => layer,
         Err(outcome) => return Ok(outcome),
     };
-    if let Err(error) = remove_tree(&path) {
+    let (begin, before) = (Instant::now(), pace.gone().entries);
+    if let Err(error) = at_pace(pace, |pace| remove_tree_steered(&path, pace)) {
         let detail = error.to_string();
         db.write(|tx| {
             tx.record(
@@ -95,15 +104,27 @@ pub fn reclaim(db: &mut Db, store: &Store, layer: &Layer) -> Result<Outcome, Rec
         })?;
         return Err(error.into());
     }
+    let price = human::price(pace.gone().entries - before, begin.elapsed());
     db.write(|tx| -> Result<_, DbError> {
         if tx.layer(layer.id)?.is_some() {
             tx.delete_layer(layer.id)?;
-            tx.record(Action::ReclaimEnd, &layer.chain, Some(layer.bytes), "")?;
+            tx.record(Action::ReclaimEnd, &layer.chain, Some(layer.bytes), &price)?;
         }
         Ok(())
     })?;
     drop(lock);
     Ok(Outcome::Reclaimed)
+}
+
+/// Delete something. Where that is steered, it is with idle I/O priority as well: who sets a rate wants
+/// the others to come first. Unsteered it is not, for on a disk that is never idle it would never end.
+/// The priority for the CPU stays: a thread that waits for it in the middle of a change of the file
+/// system keeps the journal from committing, and every sync with it.
+fn at_pace<T>(pace: &mut Pace, delete: impl FnOnce(&mut Pace) -> T) -> T {
+    let idle = pace.is_steered().then(Idle::of_this_thread);
+    let done = delete(pace);
+    drop(idle);
+    done
 }
 
 /// The names that are in the store's rooms now.
@@ -127,8 +148,8 @@ pub struct Swept {
     pub failed: Vec<StoreError>,
 }
 
-/// Delete everything that no row explains.
-pub fn sweep_orphans(db: &mut Db, store: &Store) -> Result<Swept, ReclaimError> {
+/// Delete everything that no row explains, at this pace.
+pub fn sweep_orphans(db: &mut Db, store: &Store, pace: &mut Pace) -> Result<Swept, ReclaimError> {
     // All that gets a name in a room gets it inside a write transaction; so in one of our own,
     // what has no row now will never have one, and can be renamed away.
     let set_aside = db.write(|tx| -> Result<Vec<PathBuf>, ReclaimError> {
@@ -150,7 +171,7 @@ pub fn sweep_orphans(db: &mut Db, store: &Store) -> Result<Swept, ReclaimError> 
         Ok(set_aside)
     })?;
     let mut swept = Swept::default();
-    let mut remove = |path: &Path, remove: fn(&Path) -> Result<bool, StoreError>| {
+    let mut remove = |path: &Path, remove: &mut dyn FnMut(&Path) -> Result<bool, StoreError>| {
         let bytes = measure(path).map_or(0, |usage| usage.bytes);
         match remove(path) {
             Ok(true) => {
@@ -162,13 +183,15 @@ pub fn sweep_orphans(db: &mut Db, store: &Store) -> Result<Swept, ReclaimError> 
         }
     };
     for path in &set_aside {
-        remove(path, |path| {
-            remove_tree(path)?;
+        remove(path, &mut |path| {
+            at_pace(pace, |pace| remove_tree_steered(path, pace))?;
             path.parent().map_or(Ok(()), remove_tree).map(|()| true)
         });
     }
     for name in names_in(&store.staging())? {
-        remove(&store.staging().join(name), remove_leftover);
+        remove(&store.staging().join(name), &mut |path| {
+            at_pace(pace, |pace| remove_leftover(path, pace))
+        });
     }
     Ok(swept)
 }

@@ -4,5 +4,6 @@
 //! (`db`), [`plan`] says what no record explains, and the locks of [`pins`] have the last word.
 
 pub mod execute;
+pub mod pace;
 pub mod pins;
 pub mod plan;

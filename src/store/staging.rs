@@ -26,11 +26,12 @@ use super::StoreError;
 use super::index::{self, Condition};
 use super::layout::{Store, names_in, open_directory, read_if_there, sync_directory};
 use super::lock::{self, Attempt};
-use super::remove_tree::remove_tree;
+use super::remove_tree::{remove_tree, remove_tree_steered};
 use super::tar_split;
 use super::unpack::{UnpackError, Unpacked, split_again, unpack};
 use super::usage::{Usage, measure, measure_one};
 use crate::model::DiffId;
+use crate::sys::remove_tree::{Steer, Unsteered};
 
 /// The sizes of a layer that is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -275,7 +276,7 @@ impl Staged {
 impl Drop for Staged {
     fn drop(&mut self) {
         if !self.published
-            && let Err(e) = discard(&self.path)
+            && let Err(e) = discard(&self.path, &mut Unsteered)
         {
             // It stays as an orphan, which `df` shows and `gc` removes.
             tracing::warn!("{e}");
@@ -304,13 +305,13 @@ fn is_for(name: &OsStr, diff: &DiffId) -> bool {
 
 /// Delete a directory of `staging/`. First its claim to be complete, on the disk too: a crash in the
 /// middle must not leave that claim on what is left of the tree.
-fn discard(path: &Path) -> Result<(), StoreError> {
+fn discard(path: &Path, steer: &mut dyn Steer) -> Result<(), StoreError> {
     remove_tree(&path.join(COMPLETE))?;
     match sync_directory(path) {
         Err(e) if e.is_not_found() => return Ok(()),
         other => other?,
     }
-    remove_tree(path)
+    remove_tree_steered(path, steer)
 }
 
 /// Whether a process fills this directory of `staging/`.
@@ -322,7 +323,7 @@ pub fn is_held(path: &Path) -> Result<bool, StoreError> {
 }
 
 /// Delete a leftover in `staging/`, unless a process fills it or another has deleted it meanwhile.
-pub fn remove_leftover(path: &Path) -> Result<bool, StoreError> {
+pub fn remove_leftover(path: &Path, steer: &mut dyn Steer) -> Result<bool, StoreError> {
     match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => {
             // Dropping what was claimed deletes it, but would only log an error.
@@ -330,7 +331,7 @@ pub fn remove_leftover(path: &Path) -> Result<bool, StoreError> {
                 return Ok(false);
             };
             staged.published = true;
-            discard(path)?;
+            discard(path, steer)?;
             Ok(true)
         }
         Ok(_) => match fs::remove_file(path) {

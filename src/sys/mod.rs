@@ -7,12 +7,14 @@ pub mod descriptors;
 pub mod dirfd;
 pub mod fusermount;
 pub mod in_root;
+pub mod io_priority;
 pub mod map;
 pub mod mounts;
 pub mod namespaces;
 pub mod overlayfs;
 pub mod processes;
 pub mod remove_tree;
+pub mod shrink;
 pub mod terminal;
 pub mod writeback;
 

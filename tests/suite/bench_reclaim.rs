@@ -230,7 +230,10 @@ pub fn wrong_arguments() {
     };
     let missing = "Error: layerctl: cannot read /nowhere.tar: No such file or directory";
     refused(&["reclaim", "/nowhere.tar"], missing);
-    refused(&["reclaim", "--disk-size", "1MB"], "No space left on device");
+    refused(
+        &["reclaim", "--disk-size", "1MB"],
+        "No space left on device",
+    );
 }
 
 /// No root, and then a user namespace, as the error suggests.

@@ -74,6 +74,7 @@ mod samples;
 mod save;
 mod save_tools;
 mod sharing;
+mod steering;
 mod syncs;
 mod union;
 mod union_caching;
@@ -612,6 +613,13 @@ fn cases() -> Vec<Case> {
             a_running_container_is_paused, mounts_of_a_running_container,
         }),
         cases!(VIEW_ON_DISK => commit::{a_full_disk}),
+        cases!(STORE => steering::{a_wrong_rate_changes_nothing, orphans_follow_the_rate}),
+        cases!(VIEW => steering::{
+            a_wrong_rate_of_a_server, the_price_is_told, the_price_as_json, the_variable_is_the_default,
+            large_files_are_cut_in_steps, open_files_are_not_cut, the_disk_is_left_to_others,
+            killed_collections, interrupted_collections, servers_that_end_in_the_middle, two_collections,
+        }),
+        cases!(VIEW_ON_DISK => steering::{a_power_cut}),
         cases!(VIEW => cp::{
             out_of_a_container, into_a_container, metadata, to_a_stream, from_a_stream, links_do_not_lead_out,
             links_that_come_and_go_do_not_lead_out, a_file_that_cannot_be_written,

@@ -228,7 +228,7 @@ fn bytes_beside_the_tree(directory: &Path) -> Result<u64, StoreError> {
 /// A layer was marked while it was checked: the pin may have kept the removal from reclaiming it.
 fn reclaim_held_up(cx: &mut Context, layer: &Layer) {
     if layer.phase == Phase::Present
-        && let Err(error) = execute::reclaim(&mut cx.db, &cx.store, layer)
+        && let Err(error) = execute::reclaim(&mut cx.db, &cx.store, layer, &mut cx.pace)
     {
         warn(&error);
     }
@@ -315,5 +315,5 @@ fn repair(cx: &mut Context, damage: &Damage) -> Result<(), CommandError> {
             warn(&error);
         }
     }
-    super::gc::run(super::gc::Args {}, cx)
+    super::gc::run(super::gc::Args::default(), cx)
 }

@@ -58,7 +58,7 @@ pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
         .iter()
         .filter(|l| rows.contains(&l.id))
     {
-        match reclaim(&mut cx.db, &cx.store, layer) {
+        match reclaim(&mut cx.db, &cx.store, layer, &mut cx.pace) {
             Ok(Outcome::Reclaimed) => {
                 cx.line(format_args!("deleted: {}", layer.chain))?;
                 reclaimed += layer.bytes;

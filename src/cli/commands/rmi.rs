@@ -142,7 +142,7 @@ fn reclaim_planned(cx: &mut Context, planned: &PlannedLayer) -> Result<Fate, Com
         let Some(layer) = cx.db.read(|tx| tx.layer(planned.row))? else {
             return Ok(Fate::Gone);
         };
-        match reclaim(&mut cx.db, &cx.store, &layer)? {
+        match reclaim(&mut cx.db, &cx.store, &layer, &mut cx.pace)? {
             Outcome::Reclaimed => return Ok(Fate::Gone),
             Outcome::Busy if Instant::now() < patience => {
                 std::thread::sleep(Duration::from_millis(5));

@@ -157,7 +157,7 @@ impl Pinned {
         for layer in &self.layers {
             let now = cx.db.read(|tx| tx.layer(layer.id))?;
             if now.is_some_and(|now| now.phase != Phase::Present)
-                && let Err(error) = execute::reclaim(&mut cx.db, &cx.store, layer)
+                && let Err(error) = execute::reclaim(&mut cx.db, &cx.store, layer, &mut cx.pace)
             {
                 warn(&error);
             }

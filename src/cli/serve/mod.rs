@@ -11,6 +11,8 @@ mod process;
 use std::ffi::OsString;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ValueEnum as _;
 use tracing::{error, info};
@@ -217,7 +219,15 @@ pub fn serve(
         }
     };
     let running = Running::new(cgroup(&cx.store, &container.id));
-    let mounted = match mount_pinned(cx, &container, service, &directory, &pins, &running) {
+    let over = Arc::new(AtomicBool::new(false));
+    let mounted = match mount_pinned(
+        cx,
+        &container,
+        service,
+        &directory,
+        &pins,
+        (&running, &over),
+    ) {
         Ok(mounted) => mounted,
         Err(error) => {
             detach(&cx.store, &service.container);
@@ -267,6 +277,7 @@ pub fn serve(
         view::remove_abandoned(&mut cx.db, &cx.store, &view.container)?;
         drop(lock);
         // Before the bytes go, which may take its time.
+        over.store(true, Ordering::Relaxed);
         if let Some(held) = &held {
             held.release();
         }
@@ -443,7 +454,7 @@ fn reclaim_marked(
         let Some(layer) = layer.filter(|l| l.phase != Phase::Present) else {
             continue;
         };
-        match reclaim(&mut cx.db, &cx.store, &layer) {
+        match reclaim(&mut cx.db, &cx.store, &layer, &mut cx.pace) {
             Ok(Outcome::Reclaimed) => info!("reclaimed {} ({} bytes)", layer.chain, layer.bytes),
             Ok(Outcome::Pinned(_) | Outcome::Busy) => info!("{} is still in use", layer.chain),
             // It stays for gc, and `events` tells.

@@ -3,14 +3,16 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
-use tracing::error;
+use tracing::{error, info};
 
 use super::process::{Running, stop_signal};
 use super::{Pins, Service, at, detach};
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
+use crate::cli::exit_code::Exit;
 use crate::cli::interrupt::on_interrupt;
 use crate::container::view::{mount_of, mount_source};
 use crate::db::{Container, Db};
@@ -42,14 +44,15 @@ impl Mounted {
     }
 }
 
-/// Mount the view. From before it is mounted, signals detach it.
+/// Mount the view. From before it is mounted, signals detach it; when it is `over` and its server only
+/// reclaims, they end that.
 pub fn mount_pinned(
     cx: &mut Context,
     container: &Container,
     service: &Service,
     directory: &ContainerDir,
     pins: &Pins,
-    running: &Running,
+    (running, over): (&Running, &Arc<AtomicBool>),
 ) -> Result<Mounted, CommandError> {
     let mut lowers: Vec<OwnedFd> = Vec::new();
     let mut layers = Vec::new();
@@ -85,7 +88,7 @@ pub fn mount_pinned(
                 io: service.io.into(),
                 ..MountOptions::default()
             };
-            detached_by_signals(cx, container, pins, running, || {
+            detached_by_signals(cx, container, pins, (running, over), || {
                 union::mount(union, &service.mountpoint, &options)
                     .map(|mounted| Mounted::Fuse(mounted.into()))
                     .map_err(at(service, "mount"))
@@ -103,7 +106,7 @@ pub fn mount_pinned(
                 read_only: service.read_only,
                 volatile: service.volatile,
             };
-            let mounted = detached_by_signals(cx, container, pins, running, || {
+            let mounted = detached_by_signals(cx, container, pins, (running, over), || {
                 mount_overlayfs(dirs, &service.mountpoint, &options)
                     .map(Mounted::Overlay)
                     .map_err(at(service, "mount"))
@@ -119,7 +122,7 @@ fn detached_by_signals(
     cx: &Context,
     container: &Container,
     pins: &Pins,
-    running: &Running,
+    (running, over): (&Running, &Arc<AtomicBool>),
     mount: impl FnOnce() -> Result<Mounted, CommandError>,
 ) -> Result<Mounted, CommandError> {
     let (store, view) = (cx.store.clone(), pins.view.clone());
@@ -129,7 +132,14 @@ fn detached_by_signals(
     // Detached, not killed: those who still have files open keep them. From before it is mounted on,
     // for what is told then must not end a server that has a mount by a moment later.
     let (running, stop_signal) = (running.clone(), stop_signal(container));
+    let over = over.clone();
     on_interrupt(move || {
+        // It only reclaims any more, which may be steered and take long; what is left then is gc's, as
+        // after a SIGKILL.
+        if over.load(Ordering::Relaxed) {
+            info!("interrupted: what is not reclaimed yet is left to gc");
+            std::process::exit(Exit::Interrupted.code().into());
+        }
         let _mounted = until_mounted.lock();
         // The view ends when the process has.
         if running.stop(stop_signal) {

@@ -87,6 +87,7 @@ impl Store {
         command
             .args(args)
             .env_remove("LAYERCTL_ROOT")
+            .env_remove("LAYERCTL_RECLAIM_RATE")
             .stdin(Stdio::null());
         command
     }
