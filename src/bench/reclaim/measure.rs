@@ -112,6 +112,8 @@ fn subject(
 /// A contestant, or why there is none.
 struct Entered {
     name: String,
+    /// It takes as long as its rate says: that is not timed without a neighbour.
+    is_steered: bool,
     contestant: Result<Box<dyn Contestant>, String>,
 }
 
@@ -121,7 +123,9 @@ impl Entered {
         let root = |name: &str| disk.top().join(name);
         let mut entered: Vec<Entered> = Vec::new();
         let mut enter =
-            |name: String, start: &dyn Fn() -> Result<Box<dyn Contestant>, BenchError>| {
+            |name: String,
+             is_steered,
+             start: &dyn Fn() -> Result<Box<dyn Contestant>, BenchError>| {
                 let is_wanted = |only: &String| name.starts_with(only.as_str());
                 if !options.only.is_empty() && !options.only.iter().any(is_wanted) {
                     return Ok(());
@@ -131,7 +135,11 @@ impl Entered {
                     Err(BenchError::Interrupted) => return Err(BenchError::Interrupted),
                     other => other.map_err(|e| e.to_string()),
                 };
-                entered.push(Entered { name, contestant });
+                entered.push(Entered {
+                    is_steered,
+                    name,
+                    contestant,
+                });
                 Ok(())
             };
         let ours = |store: &str, mount, rate: Option<&str>| -> Result<Box<dyn Contestant>, _> {
@@ -143,23 +151,23 @@ impl Entered {
                 stop,
             )?))
         };
-        enter("layerctl".to_owned(), &|| ours("fuse", &[], None))?;
+        enter("layerctl".to_owned(), false, &|| ours("fuse", &[], None))?;
         for (rate, n) in options.rates.iter().zip(0..) {
             let start = || ours(&format!("steered.{n}"), &[], Some(rate));
-            enter(format!("layerctl, {rate}"), &start)?;
+            enter(format!("layerctl, {rate}"), true, &start)?;
         }
         let driver: &[&str] = &["--driver", "overlay"];
-        enter("layerctl, overlay driver".to_owned(), &|| {
+        enter("layerctl, overlay driver".to_owned(), false, &|| {
             ours("overlay", driver, None)
         })?;
-        enter("rm -rf".to_owned(), &|| {
+        enter("rm -rf".to_owned(), false, &|| {
             Ok(Box::new(RmRf::start(program, root("rm"), stop)?))
         })?;
-        enter("docker rmi".to_owned(), &|| {
+        enter("docker rmi".to_owned(), false, &|| {
             let docker = Docker::start(disk, stop)?;
             Ok(Box::new(Peer::new(docker, Docker::remove)))
         })?;
-        enter("podman rmi".to_owned(), &|| {
+        enter("podman rmi".to_owned(), false, &|| {
             let podman = Podman::start(disk, stop)?;
             Ok(Box::new(Peer::new(podman, Podman::remove)))
         })?;
@@ -185,6 +193,9 @@ impl Pass<'_> {
         for round in 0..self.options.rounds {
             for at in in_turn(&order, round).copied() {
                 let of = format!("{} of {}", round + 1, self.options.rounds);
+                if entered[at].is_steered {
+                    continue;
+                }
                 self.turn(
                     &mut entered[at],
                     &mut outcomes[at],

@@ -1,7 +1,8 @@
 //! How long it takes to remove an image, and what that does to a neighbour.
 //!
 //! Two passes for each size of image. In the first the contestants take turns, for several rounds, with
-//! nothing else going on; caches are dropped before each step, and what a step has left to write counts. In
+//! nothing else going on; caches are dropped before each step, and what a step has left to write counts (those
+//! that are steered take as long as they are told to, and no part in this). In
 //! the second, for each of them, bytes on the disk are recorded and a neighbour works beside them.
 
 pub mod contestants;
