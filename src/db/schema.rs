@@ -10,7 +10,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::DbError;
 
 /// One script a version, oldest first. A script that was released is never edited.
-const MIGRATIONS: [&str; 2] = [V1, V2];
+const MIGRATIONS: [&str; 3] = [V1, V2, V3];
 
 /// Times are RFC 3339 in UTC, digests begin with `sha256:`, sizes are bytes.
 const V1: &str = "
@@ -100,6 +100,15 @@ ALTER TABLE views ADD COLUMN purpose TEXT NOT NULL DEFAULT 'mount'; -- mount, tr
 ALTER TABLE pins ADD COLUMN position INTEGER NOT NULL DEFAULT 0;
 ";
 
+/// What goes with an image, and what its views keep of it.
+const V3: &str = "
+-- The image with whose removal the layer was marked; NULL where prune took what had none.
+ALTER TABLE layers ADD COLUMN removed_with TEXT;
+CREATE INDEX layers_removed ON layers (removed_with) WHERE removed_with IS NOT NULL;
+-- The image whose merged index the view has mapped; NULL in a view of an earlier version.
+ALTER TABLE views ADD COLUMN image TEXT;
+";
+
 const KNOWN: u32 = MIGRATIONS.len() as u32;
 
 fn version(connection: &Connection) -> Result<u32, DbError> {
@@ -171,6 +180,7 @@ mod tests {
         );
         assert_eq!(snapshot.containers[0].command, ["sh"]);
         assert_eq!(snapshot.views[0].process, None);
+        assert_eq!(snapshot.views[0].image, None);
     }
 
     #[test]

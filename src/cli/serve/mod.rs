@@ -260,14 +260,17 @@ pub fn serve(
     let ended = process::write_even_if_full(cx, |tx| view::end(tx, &pins.view, code));
     let released = ended.map_err(CommandError::from).and_then(|_| {
         info!("unmounted");
-        let Pins { view, pins, .. } = pins;
-        drop(pins);
+        let Pins {
+            view, pins, image, ..
+        } = pins;
+        drop((pins, image));
         view::remove_abandoned(&mut cx.db, &cx.store, &view.container)?;
         drop(lock);
         // Before the bytes go, which may take its time.
         if let Some(held) = &held {
             held.release();
         }
+        discard_image(cx, &view);
         reclaim_marked(cx, view.pins)
     });
     first_of(result, released)
@@ -334,6 +337,8 @@ struct Pins {
     stack: Vec<DiffId>,
     /// Each once.
     pins: Vec<(DiffId, Pin)>,
+    /// The image's own files: the view maps the index that is there.
+    image: Option<OwnedFd>,
     view: View,
 }
 
@@ -363,7 +368,7 @@ fn begin(cx: &mut Context, container: &Container, service: &Service) -> Result<P
             }
         }
         let store = &cx.store;
-        let view = cx.db.write(|tx| -> Result<Option<View>, CommandError> {
+        let begun = cx.db.write(|tx| -> Result<Option<_>, CommandError> {
             // Names change in write transactions only, so what is looked at here stays so.
             let unfollowed = removal::settle(tx, store)?;
             removal::in_the_way(unfollowed, |diff| stack.contains(diff))?;
@@ -394,10 +399,15 @@ fn begin(cx: &mut Context, container: &Container, service: &Service) -> Result<P
                 }
             }
             let view = view::begin(tx, container, &service.mountpoint, service.purpose(), &rows)?;
-            Ok(Some(view))
+            Ok(Some((view, index::directory_of(store, &container.image))))
         })?;
-        if let Some(view) = view {
-            return Ok(Pins { stack, pins, view });
+        if let Some((view, image)) = begun {
+            return Ok(Pins {
+                stack,
+                pins,
+                image,
+                view,
+            });
         }
     }
 }
@@ -420,7 +430,8 @@ fn mount_pinned(
             layers.push(LayerAt { diff, directory });
         }
     }
-    let index = index::merged(&cx.store, &container.image, &layers)?;
+    let image = pins.image.as_ref();
+    let index = index::merged_in(&cx.store, &container.image, image, &layers)?;
     // A read-only view shows what the container wrote as well; the mount refuses all changes.
     let upper = Some(open_directory(&directory.upper())?);
     let work = Some(open_directory(&directory.work())?);
@@ -484,7 +495,15 @@ fn release(cx: &mut Context, pins: Pins, lock: ServerLock) -> Result<(), Command
     drop(pins.pins);
     view::remove_abandoned(&mut cx.db, &cx.store, &pins.view.container)?;
     drop(lock);
+    discard_image(cx, &pins.view);
     reclaim_marked(cx, pins.view.pins)
+}
+
+/// Delete what a removal has left of the image's own files. What cannot be deleted is an orphan.
+fn discard_image(cx: &mut Context, view: &View) {
+    if let Err(e) = view::discard_image(&mut cx.db, &cx.store, view) {
+        error!("{e}");
+    }
 }
 
 /// Reclaim the marked layers that nothing holds.
