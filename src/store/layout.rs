@@ -179,7 +179,10 @@ impl Store {
 
     /// The directories that [`Store::set_image_aside`] has left of an image.
     pub fn images_aside(&self, id: &ImageId) -> Result<Vec<PathBuf>, StoreError> {
-        let mut names = names_in(&self.images())?;
+        let mut names = match names_in(&self.images()) {
+            Err(e) if e.is_not_found() => return Ok(Vec::new()),
+            names => names?,
+        };
         names.retain(|name| image_aside(name).as_ref() == Some(id));
         Ok(names.iter().map(|name| self.images().join(name)).collect())
     }
