@@ -130,6 +130,8 @@ enum Command {
     Why(c::why::Args),
     /// Reclaim marked layers that nothing pins, and what crashes have left
     Gc(c::gc::Args),
+    /// Wait until the layers of removed images are gone from the disk
+    WaitReclaimed(c::wait_reclaimed::Args),
     /// Check the store's files against its database
     Fsck(c::fsck::Args),
     /// Show what has happened to images and layers
@@ -229,6 +231,7 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
         Command::Df(args) => c::df::run(args, cx),
         Command::Why(args) => c::why::run(args, cx),
         Command::Gc(args) => c::gc::run(args, cx),
+        Command::WaitReclaimed(args) => c::wait_reclaimed::run(args, cx),
         Command::Fsck(args) => c::fsck::run(args, cx),
         Command::Events(args) => c::events::run(args, cx),
         Command::Demo(_) | Command::Bench(_) | Command::Overlay(_) | Command::Serve(_) => Ok(()),

@@ -44,6 +44,7 @@ pub fn begin(
     }
     Ok(tx.insert_view(&NewView {
         container: &container.id,
+        image: &container.image,
         pid: std::process::id().cast_signed(),
         mountpoint,
         purpose,
@@ -142,7 +143,7 @@ pub fn bury_predecessor(
 
 /// End what a dead server left running, detach what it left mounted, and write down the end of its view. Returns why it could
 /// not be detached, if so: that does not keep its end from being recorded.
-fn bury(db: &mut Db, store: &Store, view: &View) -> Result<Option<StoreError>, DbError> {
+fn bury(db: &mut Db, store: &Store, view: &View) -> Result<Option<StoreError>, LifecycleError> {
     remains::end_runtimes(store, &view.container);
     remains::clear(store, &view.container, view.process.as_ref());
     let failed = detach(store, &view.container).err();
@@ -158,7 +159,27 @@ fn bury(db: &mut Db, store: &Store, view: &View) -> Result<Option<StoreError>, D
         Ok::<_, DbError>(())
     })?;
     db.write(|tx| end(tx, view, KILLED))?;
-    Ok(failed)
+    match discard_image(db, store, view) {
+        Ok(()) => Ok(failed),
+        Err(LifecycleError::Store(error)) => Ok(failed.or(Some(error))),
+        Err(error) => Err(error),
+    }
+}
+
+/// Delete what a removal has left of the image's own files, if no other view shows the image: to be
+/// called when the end of one that did is on record.
+pub fn discard_image(db: &mut Db, store: &Store, view: &View) -> Result<(), LifecycleError> {
+    let Some(image) = &view.image else {
+        return Ok(());
+    };
+    // A view that begins, and a removal that sets files aside, do so in write transactions.
+    let aside = db.write(|tx| -> Result<_, LifecycleError> {
+        match tx.is_shown(image)? {
+            true => Ok(Vec::new()),
+            false => Ok(store.images_aside(image)?),
+        }
+    })?;
+    aside.iter().try_for_each(|path| Ok(remove_tree(path)?))
 }
 
 /// Whether a view's server is about to run the container's process: what the OCI runtime needs is there,

@@ -3,9 +3,10 @@
 use std::fmt;
 
 use jiff::Timestamp;
-use rusqlite::params;
+use rusqlite::{OptionalExtension as _, params};
 
-use super::{DbError, Tx, parsed, to_sql};
+use super::{DbError, Tx, from_sql, parsed, to_sql};
+use crate::model::ImageId;
 
 /// What an event tells of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,6 +46,19 @@ impl Action {
         Action::ReclaimEnd,
         Action::ReclaimFailed,
     ];
+
+    /// Whether its ID is an image's, and not a layer's.
+    pub fn is_about_image(self) -> bool {
+        match self {
+            Action::Load | Action::Tag | Action::Untag | Action::Delete => true,
+            Action::Mark
+            | Action::Pin
+            | Action::Unpin
+            | Action::ReclaimStart
+            | Action::ReclaimEnd
+            | Action::ReclaimFailed => false,
+        }
+    }
 
     /// The name under which `events` shows it.
     pub fn as_str(self) -> &'static str {
@@ -102,7 +116,47 @@ pub struct Event {
     pub detail: String,
 }
 
+/// What went with an image when it was last removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Removed {
+    /// How many layers were marked.
+    pub layers: u64,
+    /// Their allocated bytes.
+    pub bytes: u64,
+}
+
 impl Tx<'_> {
+    /// The images that were removed one day and whose digests begin with these hexadecimal digits; they
+    /// may have been loaded again.
+    pub fn removed_images(&self, hex: &str) -> Result<Vec<ImageId>, DbError> {
+        let mut statement = self.tx.prepare_cached(
+            "SELECT DISTINCT id FROM events
+             WHERE action = 'delete' AND substr(id, 8, ?1) = ?2 ORDER BY id",
+        )?;
+        let digits = i64::try_from(hex.len()).unwrap_or(i64::MAX);
+        let rows = statement.query_map(params![digits, hex], |row| parsed(row, 0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// What was marked with the last removal of an image. The events of one transaction follow each
+    /// other, and have one time.
+    pub fn last_removal(&self, image: &ImageId) -> Result<Option<Removed>, DbError> {
+        let mut statement = self.tx.prepare_cached(
+            "SELECT (SELECT count(*) FROM events AS mark WHERE seq > gone.seq
+                     AND mark.time = gone.time AND action = 'mark'),
+                    (SELECT coalesce(sum(bytes), 0) FROM events AS mark WHERE seq > gone.seq
+                     AND mark.time = gone.time AND action = 'mark')
+             FROM events AS gone WHERE action = 'delete' AND id = ? ORDER BY seq DESC LIMIT 1",
+        )?;
+        let removed = statement.query_row([image.to_string()], |row| {
+            Ok(Removed {
+                layers: from_sql(row, 0)?,
+                bytes: from_sql(row, 1)?,
+            })
+        });
+        Ok(removed.optional()?)
+    }
+
     /// Record an event.
     pub fn record(
         &self,

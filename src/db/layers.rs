@@ -3,7 +3,7 @@
 use rusqlite::params;
 
 use super::{DbError, Tx, from_sql, parsed, to_sql};
-use crate::model::{ChainId, DiffId, Layer, Phase};
+use crate::model::{ChainId, DiffId, ImageId, Layer, Phase};
 
 const COLUMNS: &str = "id, diff, chain, size, bytes, entries, has_root, phase";
 
@@ -76,12 +76,27 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Decide that a layer goes; `chain` is the one by which its image knew it.
-    pub fn mark_layer(&self, id: i64, chain: &ChainId) -> Result<(), DbError> {
-        self.tx.execute(
-            "UPDATE layers SET chain = ? WHERE id = ?",
-            params![chain.to_string(), id],
-        )?;
+    /// The layers that were marked with the removal of an image, however often it was loaded
+    /// and removed, and are not yet gone.
+    pub fn layers_removed_with(&self, image: &ImageId) -> Result<Vec<Layer>, DbError> {
+        self.layers_where("removed_with = ?", [image.to_string()])
+    }
+
+    /// Decide that a layer goes; `chain` is the one by which its image knew it, `image` the one that
+    /// goes with it, if any does.
+    pub fn mark_layer(
+        &self,
+        id: i64,
+        chain: &ChainId,
+        image: Option<&ImageId>,
+    ) -> Result<(), DbError> {
+        self.tx
+            .prepare_cached("UPDATE layers SET chain = ?, removed_with = ? WHERE id = ?")?
+            .execute(params![
+                chain.to_string(),
+                image.map(ToString::to_string),
+                id
+            ])?;
         self.set_phase(id, Phase::Marking)
     }
 
@@ -133,7 +148,10 @@ mod tests {
             tx.insert_layer(&new)?;
             let phase = |tx: &Tx<'_>| Ok::<_, DbError>(tx.layer(1)?.map(|l| l.phase));
             assert_eq!(phase(tx)?, Some(Phase::Present));
-            tx.mark_layer(1, &ChainId::of(b"other"))?;
+            let image = ImageId::of(b"config");
+            tx.mark_layer(1, &ChainId::of(b"other"), Some(&image))?;
+            assert_eq!(tx.layers_removed_with(&image)?, tx.layers()?);
+            assert_eq!(tx.layers_removed_with(&ImageId::of(b"another"))?, []);
             assert_eq!(phase(tx)?, Some(Phase::Marking));
             tx.set_layer_moved(1)?;
             assert_eq!(phase(tx)?, Some(Phase::Marked));

@@ -24,7 +24,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 
 pub use containers::Container;
 pub use error::DbError;
-pub use events::{Action, Event};
+pub use events::{Action, Event, Removed, UnknownAction};
 pub use images::{Image, ImageLayer, NewImage};
 pub use snapshot::Snapshot;
 pub use views::{Holder, NewView, Process, View};
@@ -80,6 +80,15 @@ impl Db {
         let value = change(&tx)?;
         tx.tx.commit().map_err(DbError::from)?;
         Ok(value)
+    }
+
+    /// A number that is another one whenever another connection has committed since it was last asked for:
+    /// what a loop asks that waits for news.
+    pub fn data_version(&mut self) -> Result<i64, DbError> {
+        let version = |row: &rusqlite::Row<'_>| row.get(0);
+        Ok(self
+            .connection
+            .pragma_query_value(None, "data_version", version)?)
     }
 
     /// Look at the database as it is at one moment.

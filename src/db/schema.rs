@@ -100,8 +100,13 @@ ALTER TABLE views ADD COLUMN purpose TEXT NOT NULL DEFAULT 'mount'; -- mount, tr
 ALTER TABLE pins ADD COLUMN position INTEGER NOT NULL DEFAULT 0;
 ";
 
-/// Views of kernel overlayfs.
+/// What goes with an image, what its views keep of it, and what serves them.
 const V3: &str = "
+-- The image with whose removal the layer was marked; NULL where prune took what had none.
+ALTER TABLE layers ADD COLUMN removed_with TEXT;
+CREATE INDEX layers_removed ON layers (removed_with) WHERE removed_with IS NOT NULL;
+-- The image whose merged index the view has mapped; NULL in a view of an earlier version.
+ALTER TABLE views ADD COLUMN image TEXT;
 ALTER TABLE views ADD COLUMN driver TEXT NOT NULL DEFAULT 'fuse';   -- fuse or overlay
 -- st_dev of the files of an overlay, as stat(2) gives it; NULL until it is mounted, and of other views.
 ALTER TABLE views ADD COLUMN device INTEGER;
@@ -179,6 +184,7 @@ mod tests {
         assert_eq!(snapshot.containers[0].command, ["sh"]);
         assert_eq!(snapshot.views[0].process, None);
         assert_eq!(snapshot.views[0].driver, crate::model::Driver::Fuse);
+        assert_eq!(snapshot.views[0].image, None);
     }
 
     #[test]

@@ -75,6 +75,14 @@ impl Snapshot {
             .collect()
     }
 
+    /// The containers whose views show an image, oldest view first: its files stay as long as there is
+    /// one, whether the image does or not.
+    pub fn shown_by(&self, image: &ImageId) -> impl Iterator<Item = &ContainerId> {
+        let views = self.views.iter();
+        let shows = move |v: &&View| v.image.as_ref() == Some(image);
+        views.filter(shows).map(|v| &v.container)
+    }
+
     /// The images whose stacks have a layer; none for one that is marked.
     pub fn named_by(&self, layer: &Layer) -> BTreeSet<&ImageId> {
         let named = self.images.iter().filter(|image| {

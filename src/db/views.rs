@@ -10,13 +10,16 @@ use jiff::Timestamp;
 use rusqlite::params;
 
 use super::{Action, DbError, Tx, parsed, parsed_if_there};
-use crate::model::{ContainerId, Driver, Purpose};
+use crate::model::{ContainerId, Driver, ImageId, Purpose};
 
 /// A view that is served, or whose server died a moment ago.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
     /// Whose view it is. The container itself may have been removed by force.
     pub container: ContainerId,
+    /// The image that it shows, and whose files it has mapped though the image may be gone; `None` of
+    /// a view that an earlier version has begun.
+    pub image: Option<ImageId>,
     /// The server's process ID.
     pub pid: i32,
     /// Where it was mounted.
@@ -70,6 +73,8 @@ pub struct Holder {
 pub struct NewView<'a> {
     /// Whose view it is.
     pub container: &'a ContainerId,
+    /// The image that it shows.
+    pub image: &'a ImageId,
     /// The server's process ID.
     pub pid: i32,
     /// Where it is mounted.
@@ -87,7 +92,7 @@ const SAME: &str = "container = ? AND pid = ? AND mounted = ?";
 
 /// What both queries select, in the order in which `view` reads it.
 const COLUMNS: &str = "container, pid, mountpoint, mounted, detached, process, started, runtime, \
-     purpose, driver, device";
+     purpose, driver, device, image";
 
 /// A view without its pins, which are in a table of their own.
 fn view(row: &rusqlite::Row<'_>) -> rusqlite::Result<View> {
@@ -101,6 +106,7 @@ fn view(row: &rusqlite::Row<'_>) -> rusqlite::Result<View> {
     };
     Ok(View {
         container: parsed(row, 0)?,
+        image: parsed_if_there(row, 11)?,
         pid: row.get(1)?,
         mountpoint: OsString::from_vec(row.get(2)?).into(),
         mounted: parsed(row, 3)?,
@@ -140,6 +146,14 @@ impl Tx<'_> {
         Ok(Some(view))
     }
 
+    /// Whether a view that shows this image is on record: as long as one is, the image's files stay.
+    pub fn is_shown(&self, image: &ImageId) -> Result<bool, DbError> {
+        Ok(self
+            .tx
+            .prepare_cached("SELECT 1 FROM views WHERE image = ?")?
+            .exists([image.to_string()])?)
+    }
+
     fn pins_of(&self, container: &ContainerId) -> Result<Vec<i64>, DbError> {
         let mut statement = self
             .tx
@@ -160,10 +174,11 @@ impl Tx<'_> {
     /// Add a view and its pins, with a `pin` event each. Gives the view as it is on record now.
     pub fn insert_view(&self, view: &NewView<'_>) -> Result<View, DbError> {
         self.tx.execute(
-            "INSERT INTO views (container, pid, mountpoint, mounted, purpose, driver)
-             VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO views (container, image, pid, mountpoint, mounted, purpose, driver)
+             VALUES (?, ?, ?, ?, ?, ?, ?)",
             params![
                 view.container.hex(),
+                view.image.to_string(),
                 view.pid,
                 view.mountpoint.as_os_str().as_bytes(),
                 self.now.to_string(),
@@ -180,6 +195,7 @@ impl Tx<'_> {
         self.record_pins(Action::Pin, view.container, view.pins)?;
         Ok(View {
             container: view.container.clone(),
+            image: Some(view.image.clone()),
             pid: view.pid,
             mountpoint: view.mountpoint.to_owned(),
             mounted: self.now,
@@ -314,6 +330,7 @@ mod tests {
     fn begin(db: &mut Db, container: &ContainerId, mountpoint: &str) -> View {
         let new = NewView {
             container,
+            image: &ImageId::of(b"config"),
             pid: 7,
             mountpoint: Path::new(mountpoint),
             purpose: Purpose::Mount,

@@ -177,6 +177,10 @@ fn enter(
         }
         if !tx.has_image(&image.id)? {
             named.push(image.id.clone());
+            if tx.is_shown(&image.id)? {
+                // A crash has left it where a view has its index mapped.
+                store.set_image_aside(&image.id)?;
+            }
             name_config(store, &image.id, &image.config)?;
             let places = image.diffs.iter().cloned().zip(chains);
             let layers: Vec<_> = places

@@ -2,9 +2,11 @@
 //!
 //! Two transactions. The first is the promise: when it is committed, the image is gone and its
 //! layers will be, whatever crashes. The second follows it up on disk: the layers' names go from
-//! `layers/` to `marked/`, like an unlink, and the image's own files go. For the layers it can be
-//! repeated, and every command begins with it if it is due; files of an image that a crash has left
-//! are orphans. The space is `reclaim`'s.
+//! `layers/` to `marked/`, like an unlink, and the image's own files are set aside. For the layers it
+//! can be repeated, and every command begins with it if it is due; files of an image that a crash has
+//! left are orphans. The layers' space is `reclaim`'s; the image's own files are deleted here, when no
+//! view shows the image any longer: views map its index, and blocks of a file without a name are to be
+//! seen neither by `df` nor by `du`.
 
 use std::collections::HashSet;
 
@@ -91,13 +93,20 @@ fn carry_out(tx: &Tx<'_>, plan: &RemovalPlan) -> Result<(), DbError> {
         tx.record(Action::Delete, image, None, "")?;
     }
     for layer in &plan.layers {
-        mark(tx, layer.row, layer.chain(), layer.bytes)?;
+        let with = plan.deleted.as_ref();
+        mark(tx, layer.row, layer.chain(), with, layer.bytes)?;
     }
     Ok(())
 }
 
-fn mark(tx: &Tx<'_>, row: i64, chain: &ChainId, bytes: u64) -> Result<(), DbError> {
-    tx.mark_layer(row, chain)?;
+fn mark(
+    tx: &Tx<'_>,
+    row: i64,
+    chain: &ChainId,
+    with: Option<&ImageId>,
+    bytes: u64,
+) -> Result<(), DbError> {
+    tx.mark_layer(row, chain, with)?;
     tx.record(Action::Mark, chain, Some(bytes), "")
 }
 
@@ -114,7 +123,7 @@ pub fn mark_unused(db: &mut Db, which: impl Fn(&Layer) -> bool) -> Result<HashSe
             .filter(|l| snapshot.named_by(l).is_empty())
             .collect();
         for layer in &unused {
-            mark(tx, layer.id, &layer.chain, layer.bytes)?;
+            mark(tx, layer.id, &layer.chain, None, layer.bytes)?;
         }
         Ok(unused.iter().map(|l| l.id).collect())
     })
@@ -130,7 +139,8 @@ pub struct Unfollowed {
 }
 
 /// Let the tree follow what was decided: rename the layers that are marked, delete the files of
-/// the images that are gone. What cannot be done keeps nothing else from being done, and is given.
+/// the images that are gone, unless views show them. What cannot be done keeps nothing else from being
+/// done, and is given.
 ///
 /// # Errors
 /// Of the database, or of syncing what was renamed: then all of it is still due.
@@ -139,18 +149,96 @@ pub fn follow_up(
     store: &Store,
     images: &[ImageId],
 ) -> Result<Vec<Unfollowed>, RemovalError> {
-    db.write(|tx| {
+    let of_image = |error| Unfollowed { layer: None, error };
+    let mut failed = db.write(|tx| -> Result<_, RemovalError> {
         let mut failed = settle(tx, store)?;
         for image in images {
-            // In the transaction: a load of the same image may have put new files there.
-            if !tx.has_image(image)?
-                && let Err(error) = remove_tree(&store.image(image))
-            {
-                failed.push(Unfollowed { layer: None, error });
+            // In the transaction: a load of the same image may have put new files there. Only renamed,
+            // for others wait as long as this is open. Not synced: after a power cut it is an orphan
+            // under either name.
+            if !tx.has_image(image)? {
+                failed.extend(store.set_image_aside(image).err().map(of_image));
             }
         }
         Ok(failed)
-    })
+    })?;
+    for image in images {
+        failed.extend(discard(db, store, image)?.map(of_image));
+    }
+    Ok(failed)
+}
+
+/// As [`follow_up`] of a removal whose layers are all held by views: names go, but nothing is written
+/// down and nothing is brought to the disk, so that it takes no time. The promise is on the disk; that it
+/// was followed stays due, and after a power cut is done again, as after any other crash.
+///
+/// # Errors
+/// Of the database.
+pub fn follow_up_held(
+    db: &mut Db,
+    store: &Store,
+    plan: &RemovalPlan,
+) -> Result<Vec<Unfollowed>, RemovalError> {
+    let of_image = |error| Unfollowed { layer: None, error };
+    let mut failed = db.write(|tx| -> Result<_, RemovalError> {
+        let mut failed = Vec::new();
+        for planned in &plan.layers {
+            // Looked at again: the name may be that of a layer that was loaded since.
+            let layer = tx.layer(planned.row)?;
+            if let Some(layer) = layer.filter(|layer| layer.phase == Phase::Marking)
+                && let Err(error) = store.move_to_marked(&layer)
+            {
+                failed.push(Unfollowed {
+                    layer: Some(layer),
+                    error,
+                });
+            }
+        }
+        if let Some(image) = &plan.deleted
+            && !tx.has_image(image)?
+        {
+            failed.extend(store.set_image_aside(image).err().map(of_image));
+        }
+        Ok(failed)
+    })?;
+    if let Some(image) = &plan.deleted {
+        failed.extend(discard(db, store, image)?.map(of_image));
+    }
+    Ok(failed)
+}
+
+/// [`discard_files`], where what cannot be deleted keeps nothing else from being done.
+fn discard(
+    db: &mut Db,
+    store: &Store,
+    image: &ImageId,
+) -> Result<Option<StoreError>, RemovalError> {
+    match discard_files(db, store, image) {
+        Ok(()) => Ok(None),
+        Err(RemovalError::Store(error)) => Ok(Some(error)),
+        Err(other) => Err(other),
+    }
+}
+
+/// Delete the files that removals of this image have set aside, unless a view shows the image. Whoever
+/// ends the last of those views does so; after a crash they are orphans.
+///
+/// # Errors
+/// Of the database, or of a file that cannot be deleted.
+pub fn discard_files(db: &mut Db, store: &Store, image: &ImageId) -> Result<(), RemovalError> {
+    // Names are set aside, and views begin, in write transactions: in one of our own, what is listed
+    // is what none of them maps.
+    let aside = db.write(|tx| -> Result<_, RemovalError> {
+        match tx.is_shown(image)? {
+            true => Ok(Vec::new()),
+            false => Ok(store.images_aside(image)?),
+        }
+    })?;
+    let mut first = Ok(());
+    for path in aside {
+        first = first.and(remove_tree(&path));
+    }
+    Ok(first?)
 }
 
 /// Rename the layers whose marking is decided; gives those that keep their names because they cannot

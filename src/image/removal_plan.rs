@@ -19,6 +19,8 @@ pub struct RemovalPlan {
     pub deleted: Option<ImageId>,
     /// Its layers that go, from the top: nothing else needs them.
     pub layers: Vec<PlannedLayer>,
+    /// The containers whose views keep the image's own files, oldest view first.
+    pub shown_by: Vec<ContainerId>,
 }
 
 /// A layer that goes.
@@ -139,6 +141,7 @@ pub fn removal_plan(
             } else {
                 Vec::new()
             },
+            shown_by: snapshot.shown_by(&image.id).cloned().collect(),
         }),
     }
 }
@@ -290,6 +293,7 @@ mod tests {
 
     fn view(n: u8, pins: &[i64]) -> View {
         View {
+            image: None,
             container: ContainerId::from_random([n; 32]),
             pid: 1,
             mountpoint: "/m".into(),

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use crate::db::Snapshot;
 use crate::model::Phase;
 use crate::store::Store;
+use crate::store::layout::image_aside;
 
 /// The names found in the store's rooms.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,6 +34,7 @@ pub fn orphans(store: &Store, snapshot: &Snapshot, listing: &Listing) -> Vec<Pat
         }
     }
     explained.extend(snapshot.images.iter().map(|i| store.image(&i.id)));
+    explained.extend(images_aside(store, snapshot, listing));
     let containers = snapshot.containers.iter().map(|c| &c.id);
     // A container that was removed by force stays until its view ends.
     let containers = containers.chain(snapshot.views.iter().map(|v| &v.container));
@@ -49,11 +51,20 @@ pub fn orphans(store: &Store, snapshot: &Snapshot, listing: &Listing) -> Vec<Pat
     found.filter(|path| !explained.contains(path)).collect()
 }
 
+/// The directories of images that were removed, but that a view shows: it has their index mapped.
+pub fn images_aside(store: &Store, snapshot: &Snapshot, listing: &Listing) -> Vec<PathBuf> {
+    let shown = |name: &&OsString| {
+        image_aside(name).is_some_and(|image| snapshot.shown_by(&image).next().is_some())
+    };
+    let names = listing.images.iter().filter(shown);
+    names.map(|name| store.images().join(name)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::db::View;
-    use crate::model::{ChainId, ContainerId, DiffId, Layer, Purpose};
+    use crate::model::{ChainId, ContainerId, DiffId, ImageId, Layer, Purpose};
     use jiff::Timestamp;
 
     fn layer(id: i64, phase: Phase) -> Layer {
@@ -73,6 +84,7 @@ mod tests {
 
     fn view(n: u8, pins: Vec<i64>) -> View {
         View {
+            image: None,
             container: ContainerId::from_random([n; 32]),
             pid: 1,
             mountpoint: "/m".into(),
@@ -92,7 +104,9 @@ mod tests {
         let store = Store::open(&dir.path().join("s")).unwrap();
         store.furnish().unwrap();
         let (present, marked) = (layer(1, Phase::Present), layer(2, Phase::Marked));
-        let (marking, held) = (layer(3, Phase::Marking), view(9, vec![2]));
+        let (marking, mut held) = (layer(3, Phase::Marking), view(9, vec![2]));
+        let shown = ImageId::of(b"removed");
+        held.image = Some(shown.clone());
         let name = |p: PathBuf| p.file_name().unwrap().to_owned();
         let listing = Listing {
             layers: vec![
@@ -106,13 +120,22 @@ mod tests {
                 name(store.marked_layer(&marking)),
                 "what".into(),
             ],
-            images: vec!["stray".into()],
+            images: vec![
+                "stray".into(),
+                format!("{}.0", shown.hex()).into(),
+                format!("{}.x", shown.hex()).into(),
+                format!("{}.0", ImageId::of(b"of no view").hex()).into(),
+            ],
             containers: vec![held.container.hex().into(), "00".into()],
         };
         let stray = [
             store.layer(&marked.diff),
             store.marked().join("what"),
             store.images().join("stray"),
+            store.images().join(format!("{}.x", shown.hex())),
+            store
+                .images()
+                .join(format!("{}.0", ImageId::of(b"of no view").hex())),
             store.containers().join("00"),
         ];
         let snapshot = Snapshot {

@@ -9,6 +9,7 @@
 //!   staging/<unique>/    a layer being unpacked (see `store::staging`)
 //!   marked/<hex>.<row>/  a layer without a name, still read by the views that pin it
 //!   images/<hex>/        config, and index: the merged one of its layers
+//!   images/<hex>.<n>/    the same of an image that was removed, while a view shows it
 //!   containers/<hex>/    upper/ work/ merged/ log output; run/ (see `container::bundle`)
 //! ```
 //!
@@ -19,7 +20,7 @@
 //! Locks (`store::lock`): a `flock` on `layers/<hex>` or `marked/…` is a pin (`reclaim::pins`), on a directory in
 //! `staging/` that of the process that fills it, on `containers/<hex>` that of its view's server.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -27,8 +28,8 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as 
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, fchmod, fchown, fgetxattr,
-    flistxattr, fsetxattr, fstat, futimens, removexattr,
+    CWD, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid, XattrFlags, fchmod, fchown,
+    fgetxattr, flistxattr, fsetxattr, fstat, futimens, removexattr, renameat_with,
 };
 use rustix::io::Errno;
 
@@ -160,6 +161,32 @@ impl Store {
         self.image(id).join(super::index::NAME)
     }
 
+    /// Take the name of an image's files away, if they are there; they keep it with a number. To be
+    /// called inside a write transaction that has found the image gone.
+    pub fn set_image_aside(&self, id: &ImageId) -> Result<(), StoreError> {
+        let from = self.image(id);
+        for number in 0_u64.. {
+            let to = self.images().join(format!("{}.{number}", id.hex()));
+            match renameat_with(CWD, &from, CWD, &to, RenameFlags::NOREPLACE) {
+                // Of an earlier removal; a view shows that one still.
+                Err(Errno::EXIST) => {}
+                Ok(()) | Err(Errno::NOENT) => break,
+                Err(e) => return Err(StoreError::at("set aside", &from)(e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The directories that [`Store::set_image_aside`] has left of an image.
+    pub fn images_aside(&self, id: &ImageId) -> Result<Vec<PathBuf>, StoreError> {
+        let mut names = match names_in(&self.images()) {
+            Err(e) if e.is_not_found() => return Ok(Vec::new()),
+            names => names?,
+        };
+        names.retain(|name| image_aside(name).as_ref() == Some(id));
+        Ok(names.iter().map(|name| self.images().join(name)).collect())
+    }
+
     /// Where a container's files lie.
     pub fn container(&self, id: &ContainerId) -> ContainerDir {
         ContainerDir(self.containers().join(id.hex()))
@@ -197,6 +224,13 @@ impl Store {
         sync_directory(&self.marked())?;
         sync_directory(&self.layers())
     }
+}
+
+/// The image of which a directory in `images/` was set aside; `None` of any other.
+pub fn image_aside(name: &OsStr) -> Option<ImageId> {
+    let (hex, number) = name.to_str()?.split_once('.')?;
+    number.parse::<u64>().ok()?;
+    ImageId::from_hex(hex).ok()
 }
 
 /// `gc` deletes what no row explains: so a directory that has something in the store's rooms, but

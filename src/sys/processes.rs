@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, StatxFlags, statx};
+use rustix::param::clock_ticks_per_second;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// In which way a process uses a file system.
@@ -56,6 +57,23 @@ pub struct Holder {
     pub name: String,
     /// In which ways, without repetition.
     pub uses: Vec<Use>,
+    /// What of it, in the order of the ways and of the paths, each once.
+    pub files: Vec<HeldFile>,
+    /// How long ago the process was started, if that can be seen. When a file was opened or mapped the
+    /// kernel does not record.
+    pub age: Option<Duration>,
+}
+
+/// A file or directory that a process uses.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HeldFile {
+    /// In which way.
+    pub how: Use,
+    /// Its path from the root of the file system as far as the kernel tells: the mount point is taken
+    /// off, if it is to be seen there.
+    pub path: PathBuf,
+    /// It has no name there any more.
+    pub deleted: bool,
 }
 
 impl fmt::Display for Holder {
@@ -68,9 +86,10 @@ impl fmt::Display for Holder {
     }
 }
 
-/// The processes that use the file system of this device, as major and minor number. This one, those that end meanwhile, and
-/// those of other users that may not be looked at, are left out.
-pub fn holders(device: (u32, u32)) -> io::Result<Vec<Holder>> {
+/// The processes that use the file system of this device, as major and minor number; `mountpoint` is where
+/// it is to be seen, if it is, and is taken off the paths of files. This process, those that end meanwhile,
+/// and those of other users that may not be looked at, are left out.
+pub fn holders(device: (u32, u32), mountpoint: Option<&Path>) -> io::Result<Vec<Holder>> {
     let own = i32::try_from(std::process::id()).unwrap_or_default();
     let mut holders = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
@@ -86,13 +105,15 @@ pub fn holders(device: (u32, u32)) -> io::Result<Vec<Holder>> {
             // It has inherited a descriptor from its caller, who is listed.
             continue;
         }
-        let uses = uses_of(&entry.path(), device);
-        if !uses.is_empty() {
+        let files = files_of(&entry.path(), device, mountpoint);
+        if !files.is_empty() {
             let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
             holders.push(Holder {
                 pid,
                 name: name.trim_end().to_owned(),
-                uses,
+                uses: uses_of(&files),
+                files,
+                age: age_of(pid),
             });
         }
     }
@@ -100,45 +121,98 @@ pub fn holders(device: (u32, u32)) -> io::Result<Vec<Holder>> {
     Ok(holders)
 }
 
-fn uses_of(process: &Path, used: (u32, u32)) -> Vec<Use> {
-    let mut uses = Vec::new();
-    for (link, how) in [
-        ("exe", Use::Program),
-        ("root", Use::Root),
-        ("cwd", Use::WorkingDirectory),
-    ] {
-        if device_of(&process.join(link)) == Some(used) {
-            uses.push(how);
-        }
-    }
-    for descriptor in list(&process.join("fd")) {
+fn files_of(process: &Path, device: (u32, u32), mountpoint: Option<&Path>) -> Vec<HeldFile> {
+    let mut files = Vec::new();
+    let mut held = |link: &Path, how: fn(&Path) -> Use| {
         // The device, not the mount: the file system may be bind-mounted elsewhere.
-        if device_of(&descriptor) == Some(used) {
-            let is_directory = kind_of(&descriptor) == Some(true);
-            uses.push(if is_directory {
-                Use::OpenDirectory
-            } else {
-                Use::OpenFile
-            });
+        if device_of(link) == Some(device)
+            && let Ok(path) = std::fs::read_link(link)
+        {
+            files.push(held_file(
+                how(link),
+                path.as_os_str().as_bytes(),
+                mountpoint,
+            ));
         }
+    };
+    held(&process.join("exe"), |_| Use::Program);
+    held(&process.join("root"), |_| Use::Root);
+    held(&process.join("cwd"), |_| Use::WorkingDirectory);
+    for descriptor in list(&process.join("fd")) {
+        held(&descriptor, |link| match kind_of(link) {
+            Some(true) => Use::OpenDirectory,
+            _ => Use::OpenFile,
+        });
     }
-    let device = format!("{:02x}:{:02x}", used.0, used.1);
-    if let Ok(maps) = std::fs::read(process.join("maps"))
-        && maps.split(|b| *b == b'\n').any(|line| {
-            line.split(|b| *b == b' ')
-                .nth(3)
-                .is_some_and(|field| field == device.as_bytes())
-        })
-    {
-        uses.push(Use::Mapping);
+    let maps = std::fs::read(process.join("maps")).unwrap_or_default();
+    let mapped = maps
+        .split(|b| *b == b'\n')
+        .filter_map(|line| mapped_file(line, device));
+    files.extend(mapped.map(|path| held_file(Use::Mapping, &path, mountpoint)));
+    files.sort_unstable();
+    files.dedup();
+    files
+}
+
+/// The path of a line of `/proc/PID/maps`, if it is of this device: `address mode offset device inode
+/// path`, where a newline in the path is `\012`.
+fn mapped_file(line: &[u8], device: (u32, u32)) -> Option<Vec<u8>> {
+    let mut fields = line.splitn(6, |b| *b == b' ');
+    if fields.nth(3)? != format!("{:02x}:{:02x}", device.0, device.1).as_bytes() {
+        return None;
     }
-    uses.sort_unstable();
+    let path = fields.nth(1)?.trim_ascii_start();
+    let mut found = Vec::with_capacity(path.len());
+    let mut at = 0;
+    while let Some(byte) = path.get(at) {
+        let is_newline = path[at..].starts_with(b"\\012");
+        found.push(if is_newline { b'\n' } else { *byte });
+        at += if is_newline { 4 } else { 1 };
+    }
+    Some(found)
+}
+
+/// From what a link in `/proc` says, or a mapping.
+fn held_file(how: Use, path: &[u8], mountpoint: Option<&Path>) -> HeldFile {
+    let (path, deleted) = match path.strip_suffix(b" (deleted)") {
+        Some(path) => (path, true),
+        None => (path, false),
+    };
+    let path = Path::new(OsStr::from_bytes(path));
+    HeldFile {
+        how,
+        path: match mountpoint.map(|mountpoint| path.strip_prefix(mountpoint)) {
+            Some(Ok(inside)) => Path::new("/").join(inside),
+            // Of another mount namespace, or of a mount that was detached.
+            Some(Err(_)) | None => path.to_owned(),
+        },
+        deleted,
+    }
+}
+
+fn uses_of(files: &[HeldFile]) -> Vec<Use> {
+    let mut uses: Vec<Use> = files.iter().map(|file| file.how).collect();
     uses.dedup();
     // A program that runs is mapped as well: once is enough.
     if uses.contains(&Use::Program) {
         uses.retain(|u| *u != Use::Mapping);
     }
     uses
+}
+
+/// How long ago a process was started: its start is the twentieth field after the name in
+/// `/proc/PID/stat`, in clock ticks since the machine was (proc(5)).
+fn age_of(pid: i32) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let ticks: u64 = stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()?;
+    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
+    let uptime: f64 = uptime.split(' ').next()?.parse().ok()?;
+    let started = Duration::from_millis(ticks * 1000 / clock_ticks_per_second());
+    Some(
+        Duration::try_from_secs_f64(uptime)
+            .ok()?
+            .saturating_sub(started),
+    )
 }
 
 fn list(directory: &Path) -> Vec<PathBuf> {
@@ -389,6 +463,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn paths_of_mappings() {
+        let line =
+            b"7f00-7f10 r--s 00000000 00:2a 12                         /v/a  b\\012c (deleted)";
+        let path = mapped_file(line, (0, 0x2a)).unwrap();
+        assert_eq!(path, b"/v/a  b\nc (deleted)");
+        assert_eq!(mapped_file(line, (0, 0x2b)), None);
+        assert_eq!(mapped_file(b"", (0, 0x2a)), None);
+        let mountpoint = Some(Path::new("/v"));
+        let file = held_file(Use::Mapping, &path, mountpoint);
+        assert_eq!((&*file.path, file.deleted), (Path::new("/a  b\nc"), true));
+        let outside = held_file(Use::OpenFile, b"/vw", mountpoint);
+        assert_eq!((&*outside.path, outside.deleted), (Path::new("/vw"), false));
+    }
+
+    #[test]
+    fn the_age_of_a_process() {
+        let own = std::process::id().cast_signed();
+        assert!(age_of(own).unwrap() < age_of(1).unwrap());
+        assert_eq!(age_of(-1), None);
+    }
+
+    #[test]
     fn limits() {
         let (soft, hard) = open_files_of(std::process::id().cast_signed()).unwrap();
         assert!(soft > 0 && soft <= hard);
@@ -436,7 +532,7 @@ mod tests {
             std::thread::yield_now();
         }
         let device = device_of(Path::new(&format!("/proc/{pid}/exe"))).unwrap();
-        let all = holders(device).unwrap();
+        let all = holders(device, None).unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(

@@ -309,27 +309,77 @@ pub fn df_for_people() {
     }
     expected.push(vec!["total".to_owned(), human::size(sum)]);
     expected.push(Vec::new());
-    let headings = ["CHAIN ID", "STATE", "SIZE", "ENTRIES"];
+    let headings = [
+        "CHAIN ID",
+        "DIFF ID",
+        "STATE",
+        "SIZE",
+        "ENTRIES",
+        "IMAGES",
+        "PINNED BY",
+    ];
     expected.push(headings.map(str::to_owned).to_vec());
-    for (image, state) in [(&image, "unused"), (&other, "live")] {
+    for (image, state, named) in [(&image, "unused", None), (&other, "live", Some("heavy:1"))] {
         for chain in &image.chains {
             let layer = store.layer(chain).unwrap();
             assert_eq!(text(&layer, "state"), state);
             let (bytes, entries) = (number(&layer, "bytes"), number(&layer, "entries"));
             expected.push(vec![
                 chain[7..19].to_owned(),
+                text(&layer, "diff_id")[7..19].to_owned(),
                 state.to_owned(),
                 human::size(bytes),
                 entries.to_string(),
             ]);
+            expected
+                .last_mut()
+                .unwrap()
+                .extend(named.map(str::to_owned));
         }
     }
     let mut found = df_table(&store);
+    let rest = found.split_off(expected.len());
     // The layers in any order.
     let by_chain = |rows: &mut Vec<Vec<String>>| rows[11..].sort();
     by_chain(&mut expected);
     by_chain(&mut found);
     assert_eq!(found, expected);
+    let layers: u64 = other
+        .chains
+        .iter()
+        .map(|chain| number(&store.layer(chain).unwrap(), "bytes"))
+        .sum();
+    let size = human::size(layers);
+    let own = number(
+        &store.json(&["df", "-v"])[0]["by_image"][0],
+        "metadata_bytes",
+    );
+    assert_eq!(
+        rest,
+        [
+            &[][..],
+            &[
+                "IMAGE ID",
+                "TAGS",
+                "SIZE",
+                "SHARED SIZE",
+                "UNIQUE SIZE",
+                "METADATA",
+                "CONTAINERS"
+            ],
+            &[
+                other.short(),
+                "heavy:1",
+                &size,
+                "0B",
+                &size,
+                &human::size(own),
+                "0"
+            ],
+            &[],
+            &["CONTAINER ID", "NAME", "IMAGE", "SIZE"],
+        ]
+    );
 }
 
 /// `why` tells where a layer stands, and names what holds it.

@@ -28,7 +28,9 @@ mod cp;
 mod crash;
 mod demo;
 mod driver_overlay;
+mod events_follow;
 mod exact;
+mod exact_bytes;
 mod exact_images;
 mod exact_support;
 mod exact_trees;
@@ -91,6 +93,7 @@ mod union_plain;
 mod union_support;
 mod union_trouble;
 mod view;
+mod waiting;
 
 use harness::needs::{Case, Need};
 use harness::watchdog::watch;
@@ -348,6 +351,7 @@ fn cases() -> Vec<Case> {
         cases!(STORE => fsck::{a_container_without_its_directories}),
         cases!(STRACE => fsck::{a_removal_meanwhile_is_no_damage}),
         cases!(STRACE => syncs::{names_are_synced_once, a_new_container_is_synced}),
+        cases!(STRACE_VIEW => syncs::{a_removal_of_what_is_held_syncs_its_promise}),
         cases!(STRACE_VIEW => crash::{
             killed_loads, killed_removals_under_a_view, killed_collections, killed_unmounts,
             killed_mounts, servers_killed_while_reclaiming, servers_killed_while_copying_up,
@@ -412,6 +416,17 @@ fn cases() -> Vec<Case> {
         cases!(STORE => listing::{
             images, images_without_a_config, tags, inspect_and_history,
             inspect_of_an_ambiguous_prefix, df_for_people, followed_events,
+        }),
+        cases!(STORE => events_follow::{
+            beside_several_writers, ended_by_a_signal, until_a_time, chosen,
+        }),
+        cases!(STORE => exact_bytes::{without_views}),
+        cases!(VIEW => exact_bytes::{with_views, after_its_server_was_killed}),
+        cases!(VIEW_ON_DISK => exact_bytes::{nothing_without_a_name}),
+        cases!(VIEW => waiting::{
+            why_names_files, why_of_many_files, until_the_last_view_ends, of_what_was_not_removed,
+            of_an_image_that_was_loaded_again, no_longer_than_it_may, after_its_server_was_killed,
+            of_what_cannot_be_reclaimed, interrupted,
         }),
         cases!(UNSHARE_VIEW => namespaces::{
             a_server_in_another_mount_namespace, a_server_in_another_pid_namespace,

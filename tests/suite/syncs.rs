@@ -69,3 +69,24 @@ pub fn a_new_container_is_synced() {
         assert!(at(path) < at("store.db-wal"), "{path}: {synced:?}");
     }
 }
+
+/// Removing by force what views hold waits for the disk as often as it takes to promise it, however
+/// large the image is and however many layers it has; what is then due the next command brings there.
+pub fn a_removal_of_what_is_held_syncs_its_promise() {
+    let store = Store::new();
+    let layers = |n: u8| (0..n).map(|n| Layer::new().file(&format!("file-{n}"), "text"));
+    for (tag, count) in [("one:1", 1), ("many:1", 20)] {
+        store.load(&Image::new(&[tag], layers(count).collect()).label(tag));
+        store.create_mounted(tag);
+        let counts = |synced: &[String]| {
+            let paths = ["store.db-wal", "layers", "marked"];
+            paths.map(|path| times(synced, path))
+        };
+        let rmi = synced(&store, &["rmi", "-f", tag]);
+        assert_eq!(counts(&rmi), [1, 0, 0], "{tag}: {rmi:?}");
+        let next = synced(&store, &["images"]);
+        assert_eq!(counts(&next), [1, 1, 1], "{tag}: {next:?}");
+        let then = synced(&store, &["images"]);
+        assert_eq!(counts(&then), [0, 0, 0], "{tag}: {then:?}");
+    }
+}

@@ -36,6 +36,7 @@ pub mod stop;
 pub mod tag;
 pub mod umount;
 pub mod wait;
+pub mod wait_reclaimed;
 pub mod why;
 
 use super::context::Context;

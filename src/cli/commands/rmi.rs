@@ -16,6 +16,7 @@ use crate::image::removal::{self, RemovalError, Unfollowed};
 use crate::image::removal_plan::{Manner, PlannedLayer, Refusal, RemovalPlan, apply, removal_plan};
 use crate::model::{ChainId, ContainerId, ImageId, human};
 use crate::reclaim::execute::{Outcome, reclaim};
+use crate::store::usage::measure;
 
 /// Arguments of `rmi`.
 #[derive(Debug, clap::Args)]
@@ -89,7 +90,11 @@ fn report(cx: &mut Context, plan: &RemovalPlan) -> Result<(), CommandError> {
     if let Some(image) = &plan.deleted {
         cx.line(format_args!("Deleted: {image}"))?;
     }
-    let unfollowed = removal::follow_up(&mut cx.db, &cx.store, plan.deleted.as_slice())?;
+    let are_held = plan.layers.iter().all(|layer| !layer.pinned_by.is_empty());
+    let unfollowed = match are_held {
+        true => removal::follow_up_held(&mut cx.db, &cx.store, plan)?,
+        false => removal::follow_up(&mut cx.db, &cx.store, plan.deleted.as_slice())?,
+    };
     let mut fates: HashMap<i64, Fate> = HashMap::new();
     let mut failed = false;
     for Unfollowed { layer, error } in unfollowed {
@@ -105,6 +110,8 @@ fn report(cx: &mut Context, plan: &RemovalPlan) -> Result<(), CommandError> {
     for (chain, layer) in plan.places() {
         let fate = match fates.entry(layer.row) {
             Entry::Occupied(known) => known.into_mut(),
+            // Held when it was decided: whoever lets go of it finds it marked, and reclaims it.
+            Entry::Vacant(new) if are_held => new.insert(Fate::Held(layer.pinned_by.clone())),
             Entry::Vacant(new) => new.insert(match reclaim_planned(cx, layer) {
                 Err(CommandError::Message(text)) => {
                     cx.flush_and_go_on();
@@ -187,7 +194,9 @@ fn containers(ids: &[ContainerId]) -> String {
     )
 }
 
-/// What `--dry-run --format json` prints.
+/// What `--dry-run --format json` prints. Bytes are those by which the shares of `df` change: of layers,
+/// `live` loses what is freed and what is deferred, and `pending` gets what is deferred; of the images'
+/// own files (config and merged index), `metadata` loses what is freed, and the rest later.
 #[derive(Debug, Default, Serialize)]
 struct DryRun {
     untagged: Vec<String>,
@@ -195,6 +204,8 @@ struct DryRun {
     layers: Vec<DryRunLayer>,
     freed_bytes: u64,
     deferred_bytes: u64,
+    metadata_freed_bytes: u64,
+    metadata_deferred_bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -205,7 +216,12 @@ struct DryRunLayer {
 }
 
 impl DryRun {
-    fn add(&mut self, plan: &RemovalPlan) {
+    /// `own_files` are the bytes of the image's own files, if it goes.
+    fn add(&mut self, plan: &RemovalPlan, own_files: u64) {
+        match plan.shown_by.is_empty() {
+            true => self.metadata_freed_bytes += own_files,
+            false => self.metadata_deferred_bytes += own_files,
+        }
         self.untagged
             .extend(plan.untagged.iter().map(ToString::to_string));
         self.deleted
@@ -235,7 +251,11 @@ fn dry_run(args: &Args, manner: Manner, cx: &mut Context) -> Result<(), CommandE
         };
         gone.extend(plan.deleted.clone());
         apply(&plan, &mut snapshot);
-        total.add(&plan);
+        let own_files = plan
+            .deleted
+            .as_ref()
+            .map(|image| measure(&cx.store.image(image)));
+        total.add(&plan, own_files.transpose()?.unwrap_or_default().bytes);
         if args.format == Format::Json {
             return Ok(());
         }
@@ -257,9 +277,11 @@ fn dry_run(args: &Args, manner: Manner, cx: &mut Context) -> Result<(), CommandE
     match args.format {
         Format::Json => cx.json(&total)?,
         Format::Table => cx.line(format_args!(
-            "Would free {} now and {} later; nothing was changed.",
+            "Would free {} now and {} later, and of metadata {} now and {} later; nothing was changed.",
             human::size(total.freed_bytes),
-            human::size(total.deferred_bytes)
+            human::size(total.deferred_bytes),
+            human::size(total.metadata_freed_bytes),
+            human::size(total.metadata_deferred_bytes)
         ))?,
     }
     result

@@ -218,5 +218,8 @@ fn unmount_or_tell(mount: &Mount, lazy: bool) -> Result<Option<String>, CommandE
 }
 
 fn users(device: (u32, u32)) -> Result<Vec<String>, CommandError> {
-    Ok(holders(device)?.iter().map(ToString::to_string).collect())
+    Ok(holders(device, None)?
+        .iter()
+        .map(ToString::to_string)
+        .collect())
 }

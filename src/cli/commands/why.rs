@@ -1,5 +1,6 @@
 //! `why`: what keeps a layer or an image.
 
+use jiff::Timestamp;
 use rustix::fs::{major, minor};
 use serde::Serialize;
 
@@ -17,7 +18,7 @@ use crate::sys::processes::{Holder, holders};
 /// Arguments of `why`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// An image, or the chain ID or diff ID of a layer; prefixes will do
+    /// An image, also a removed one by its ID, or the chain ID or diff ID of a layer; prefixes will do
     #[arg(value_name = "LAYER|IMAGE")]
     name: String,
     /// Text or JSON
@@ -50,7 +51,7 @@ struct HeldBy {
     /// Of kernel overlayfs one may have been killed, and the view goes on.
     server_is_dead: bool,
     mountpoint: String,
-    since: jiff::Timestamp,
+    since: Timestamp,
     processes: Vec<Process>,
 }
 
@@ -59,12 +60,37 @@ struct Process {
     pid: i32,
     name: String,
     uses: Vec<String>,
+    /// When the process was started.
+    started: Option<Timestamp>,
+    /// The later of its start and of the view's mount: all that it holds it has since then or later. When
+    /// it opened or mapped a file the kernel does not record.
+    held_after: Timestamp,
+    files: Vec<File>,
 }
+
+#[derive(Debug, Clone, Serialize)]
+struct File {
+    /// From the view's root.
+    path: String,
+    #[serde(rename = "use")]
+    how: String,
+    /// It has no name in the view any more.
+    deleted: bool,
+}
+
+/// How many files of a process the text names.
+const NAMED: usize = 4;
 
 /// Run `why`.
 pub fn run(args: Args, cx: &mut Context) -> Result<(), CommandError> {
     let snapshot = cx.snapshot()?;
-    let layers = find_layers(&snapshot, &args.name)?;
+    let layers = match find_layers(&snapshot, &args.name) {
+        Err(error) => match removed_with(cx, &snapshot, &args.name)? {
+            layers if layers.is_empty() => return Err(error),
+            layers => layers,
+        },
+        found => found?,
+    };
     let views = views_of(&cx.store, &snapshot, &layers)?;
     for layer in layers {
         let reason = reason(&snapshot, layer, &views);
@@ -104,6 +130,23 @@ fn find_layers<'a>(snapshot: &'a Snapshot, name: &str) -> Result<Vec<&'a Layer>,
     }
 }
 
+/// The layers that are left of an image that was removed, by its ID.
+fn removed_with<'a>(
+    cx: &mut Context,
+    snapshot: &'a Snapshot,
+    name: &str,
+) -> Result<Vec<&'a Layer>, CommandError> {
+    let hex = name.strip_prefix("sha256:").unwrap_or(name);
+    let rows = cx.db.read(|tx| match tx.removed_images(hex)?.as_slice() {
+        [image] => tx.layers_removed_with(image),
+        _ => Ok(Vec::new()),
+    })?;
+    let layers = snapshot.layers.iter();
+    Ok(layers
+        .filter(|layer| rows.iter().any(|row| row.id == layer.id))
+        .collect())
+}
+
 fn layers_of<'a>(snapshot: &'a Snapshot, image: &Image) -> Vec<&'a Layer> {
     let named = |l: &&Layer| snapshot.named_by(l).contains(&image.id);
     snapshot.layers.iter().filter(named).collect()
@@ -125,7 +168,11 @@ fn views_of<'a>(
         // Where it is not mounted here it may be that the device is on record.
         let on_record = view.device.map(|device| (major(device), minor(device)));
         let device = mount.as_ref().map(|mount| mount.device).or(on_record);
-        let processes = device.map_or_else(|| Ok(Vec::new()), holders)?;
+        let seen_at = mount.as_ref().map(|mount| mount.mountpoint.as_path());
+        let processes = match device {
+            Some(device) => holders(device, seen_at)?,
+            None => Vec::new(),
+        };
         let container = snapshot.containers.iter().find(|c| c.id == view.container);
         let held_by = HeldBy {
             container: view.container.clone(),
@@ -137,7 +184,10 @@ fn views_of<'a>(
                 .map(|m| m.mountpoint.display().to_string())
                 .unwrap_or_default(),
             since: view.mounted,
-            processes: processes.into_iter().map(Process::from).collect(),
+            processes: processes
+                .into_iter()
+                .map(|holder| process(holder, view.mounted))
+                .collect(),
         };
         views.push((view, held_by));
     }
@@ -164,15 +214,55 @@ fn reason(snapshot: &Snapshot, layer: &Layer, views: &[(&View, HeldBy)]) -> Reas
     }
 }
 
-impl From<Holder> for Process {
-    fn from(holder: Holder) -> Process {
-        let uses = holder.uses.iter().map(ToString::to_string).collect();
-        Process {
-            pid: holder.pid,
-            name: holder.name,
-            uses,
+fn process(holder: Holder, mounted: Timestamp) -> Process {
+    let uses = holder.uses.iter().map(ToString::to_string).collect();
+    let started = holder
+        .age
+        .and_then(|age| Timestamp::now().checked_sub(age).ok());
+    let files = holder.files.into_iter().map(|file| File {
+        path: file.path.to_string_lossy().into_owned(),
+        how: file.how.to_string(),
+        deleted: file.deleted,
+    });
+    Process {
+        pid: holder.pid,
+        name: holder.name,
+        uses,
+        started,
+        held_after: started.map_or(mounted, |started| started.max(mounted)),
+        files: files.collect(),
+    }
+}
+
+/// `for at most 5 seconds: /etc/services, /tmp/x (deleted) and 3 more`.
+fn what_it_holds(process: &Process) -> String {
+    let mut paths: Vec<String> = Vec::new();
+    for file in &process.files {
+        let deleted = if file.deleted { " (deleted)" } else { "" };
+        let path = format!("{}{deleted}", escaped(&file.path));
+        if !paths.contains(&path) {
+            paths.push(path);
         }
     }
+    let more = match paths.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    paths.truncate(NAMED);
+    format!(
+        "for at most {}: {}{more}",
+        time::since(process.held_after),
+        paths.join(", ")
+    )
+}
+
+/// In one line, whatever the name of a file is.
+fn escaped(path: &str) -> String {
+    let escape = |c: char| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    path.chars().map(escape).collect()
 }
 
 fn tell(cx: &mut Context, reason: &Reason) -> Result<(), CommandError> {
@@ -218,6 +308,7 @@ fn tell(cx: &mut Context, reason: &Reason) -> Result<(), CommandError> {
                 "    used by PID {} ({}): {uses}",
                 process.pid, process.name
             ))?;
+            cx.line(format_args!("      {}", what_it_holds(process)))?;
         }
     }
     if reason.images.is_empty() && reason.views.is_empty() {

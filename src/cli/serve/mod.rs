@@ -9,6 +9,7 @@ mod mounting;
 mod process;
 
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use crate::image::removal;
 use crate::model::{ContainerId, DiffId, Driver, Phase, Purpose};
 use crate::reclaim::execute::{Outcome, reclaim};
 use crate::reclaim::pins::Pin;
+use crate::store::index;
 use crate::store::lock::Attempt;
 use crate::store::{Store, StoreError};
 use crate::sys::reason;
@@ -272,8 +274,10 @@ pub fn serve(
     let ended = process::write_even_if_full(cx, |tx| view::end(tx, &pins.view, code));
     let released = ended.map_err(CommandError::from).and_then(|_| {
         info!("unmounted");
-        let Pins { view, pins, .. } = pins;
-        drop(pins);
+        let Pins {
+            view, pins, image, ..
+        } = pins;
+        drop((pins, image));
         view::remove_abandoned(&mut cx.db, &cx.store, &view.container)?;
         drop(lock);
         // Before the bytes go, which may take its time.
@@ -281,6 +285,7 @@ pub fn serve(
         if let Some(held) = &held {
             held.release();
         }
+        discard_image(cx, &view);
         reclaim_marked(cx, view.pins)
     });
     first_of(result, released)
@@ -347,6 +352,8 @@ struct Pins {
     stack: Vec<DiffId>,
     /// Each once.
     pins: Vec<(DiffId, Pin)>,
+    /// The image's own files: the view maps the index that is there.
+    image: Option<OwnedFd>,
     view: View,
 }
 
@@ -376,7 +383,7 @@ fn begin(cx: &mut Context, container: &Container, service: &Service) -> Result<P
             }
         }
         let store = &cx.store;
-        let view = cx.db.write(|tx| -> Result<Option<View>, CommandError> {
+        let begun = cx.db.write(|tx| -> Result<Option<_>, CommandError> {
             // Names change in write transactions only, so what is looked at here stays so.
             let unfollowed = removal::settle(tx, store)?;
             removal::in_the_way(unfollowed, |diff| stack.contains(diff))?;
@@ -408,10 +415,15 @@ fn begin(cx: &mut Context, container: &Container, service: &Service) -> Result<P
             }
             let how = (service.purpose(), service.driver);
             let view = view::begin(tx, container, &service.mountpoint, how, &rows)?;
-            Ok(Some(view))
+            Ok(Some((view, index::directory_of(store, &container.image))))
         })?;
-        if let Some(view) = view {
-            return Ok(Pins { stack, pins, view });
+        if let Some((view, image)) = begun {
+            return Ok(Pins {
+                stack,
+                pins,
+                image,
+                view,
+            });
         }
     }
 }
@@ -432,7 +444,15 @@ fn release(cx: &mut Context, pins: Pins, lock: ServerLock) -> Result<(), Command
     drop(pins.pins);
     view::remove_abandoned(&mut cx.db, &cx.store, &pins.view.container)?;
     drop(lock);
+    discard_image(cx, &pins.view);
     reclaim_marked(cx, pins.view.pins)
+}
+
+/// Delete what a removal has left of the image's own files. What cannot be deleted is an orphan.
+fn discard_image(cx: &mut Context, view: &View) {
+    if let Err(e) = view::discard_image(&mut cx.db, &cx.store, view) {
+        error!("{e}");
+    }
 }
 
 /// Reclaim the marked layers that nothing holds.

@@ -70,7 +70,8 @@ pub fn mount_pinned(
     let fs_name = mount_source(&cx.store, &container.id);
     match service.driver {
         Driver::Fuse => {
-            let index = index::merged(&cx.store, &container.image, &layers)?;
+            let image = pins.image.as_ref();
+            let index = index::merged_in(&cx.store, &container.image, image, &layers)?;
             let layers = Layers {
                 lowers,
                 index: Some(index),

@@ -64,10 +64,24 @@ pub fn merged(
     image: &ImageId,
     layers: &[LayerAt<'_>],
 ) -> Result<Index<Map>, StoreError> {
+    let directory = directory_of(store, image);
+    merged_in(store, image, directory.as_ref(), layers)
+}
+
+/// As [`merged`], in the image's directory that was opened by [`directory_of`] when the image was
+/// looked up: it may have lost its name since.
+///
+/// # Errors
+/// As [`merged`].
+pub fn merged_in(
+    store: &Store,
+    image: &ImageId,
+    directory: Option<&OwnedFd>,
+    layers: &[LayerAt<'_>],
+) -> Result<Index<Map>, StoreError> {
     let diffs: Vec<DiffId> = layers.iter().map(|layer| layer.diff.clone()).collect();
     let path = store.image_index(image);
-    let directory = directory_of(store, image);
-    if let Some(directory) = &directory {
+    if let Some(directory) = directory {
         match read(directory, Scope::Merged, &diffs, Memory::Whole) {
             Ok(index) => return Ok(index),
             Err(trouble) => trouble.tell(&path),
@@ -78,7 +92,7 @@ pub fn merged(
         own.push(own_or_made(store, layer)?);
     }
     let make = |place: Place<'_>| merge_all(&own, place, &path);
-    keep(store, directory.as_ref(), &path, Memory::Whole, make)
+    keep(store, directory, &path, Memory::Whole, make)
 }
 
 /// Make the merged index of an image that has just been loaded, if it has none that is right. From
@@ -148,7 +162,8 @@ impl Trouble {
     }
 }
 
-fn directory_of(store: &Store, image: &ImageId) -> Option<OwnedFd> {
+/// An image's directory, opened; `None` where there is none, or none that can be used.
+pub fn directory_of(store: &Store, image: &ImageId) -> Option<OwnedFd> {
     match open_directory(&store.image(image)) {
         Ok(directory) => Some(directory),
         Err(e) if e.is_not_found() => None,

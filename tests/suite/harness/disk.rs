@@ -115,6 +115,13 @@ impl LoopFs {
         self.dir.path().join("mnt")
     }
 
+    /// Bytes that it has for files, free or not.
+    #[track_caller]
+    pub fn total_bytes(&self) -> u64 {
+        let counters = statfs(self.path()).expect("statfs");
+        counters.f_blocks * u64::try_from(counters.f_bsize).expect("a positive block size")
+    }
+
     /// Bytes free, by the filesystem's own counter, after all that is delayed was done.
     #[track_caller]
     pub fn free_bytes(&self) -> u64 {
