@@ -34,6 +34,7 @@ mod exact_bytes;
 mod exact_images;
 mod exact_support;
 mod exact_trees;
+mod experiments;
 mod fsck;
 mod full_disk;
 mod fuzz;
@@ -445,6 +446,9 @@ fn cases() -> Vec<Case> {
         cases!([VIEW, bench, &[Need::Tool("podman")]].concat() => bench_reclaim::{podman}),
         cases!([VIEW, bench, &[Need::Tool("setpriv"), Need::Tool("unshare")]].concat() => bench_reclaim::{
             without_root,
+        }),
+        cases!([VIEW, bench, &[Need::Tool("gnuplot")]].concat() => experiments::{
+            an_open_but_deleted_file, shared_layers,
         }),
         cases!(VIEW => demo::{of_this_machine, of_an_archive_with_a_plot, of_what_is_no_archive}),
         cases!([VIEW, &[Need::Tool("setfacl")]].concat() => places::{below_inherited_access_lists}),

@@ -20,10 +20,10 @@ experiment() {
         exit 1
     fi
     picture=${PICTURE:-$PWD/$1.svg}
-    rust
     needed gnuplot=gnuplot-nox mkfs.ext4=e2fsprogs mount=mount fusermount3=fuse3
     PATH="$PATH:/usr/sbin:/sbin"
     if [[ -z ${LAYERCTL:-} ]]; then
+        rust
         cargo build --quiet --release --manifest-path "$clone/Cargo.toml"
         LAYERCTL=${CARGO_TARGET_DIR:-$clone/target}/release/layerctl
     fi
