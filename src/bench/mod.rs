@@ -12,6 +12,8 @@ pub mod disk;
 pub mod error;
 pub mod figures;
 pub mod image;
+pub mod layerctl;
+pub mod load;
 pub mod machine;
 pub mod peers;
 pub mod program;

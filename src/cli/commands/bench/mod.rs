@@ -1,10 +1,17 @@
 //! `bench`: measure reclaiming, views and loading, beside what else does such things.
 
 mod isolated;
+mod load;
+mod output;
 mod place;
+
+use std::path::PathBuf;
+
+use output::Output;
 
 use crate::bench::BenchError;
 use crate::bench::stop::Stop;
+use crate::cli::daemon;
 use crate::cli::error::CommandError;
 
 /// Arguments of `bench`.
@@ -15,15 +22,20 @@ pub struct Args {
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum What {}
+enum What {
+    /// Loading an image, beside tar, docker, podman, skopeo, umoci and containerd
+    Load(load::Args),
+}
 
 /// Run `bench`.
 pub fn run(args: Args) -> Result<(), CommandError> {
     isolated::isolated(|stop| measure(args, stop).map_err(told))
 }
 
-fn measure(args: Args, _stop: &Stop) -> Result<(), BenchError> {
-    match args.what {}
+fn measure(args: Args, stop: &Stop) -> Result<(), BenchError> {
+    match args.what {
+        What::Load(args) => load::run(args, stop),
+    }
 }
 
 /// That somebody interrupts is no message.
@@ -32,4 +44,9 @@ fn told(error: BenchError) -> CommandError {
         BenchError::Interrupted => CommandError::Interrupted,
         other => other.into(),
     }
+}
+
+/// This program, which is measured.
+fn this_program() -> PathBuf {
+    daemon::this_program().get_program().into()
 }
