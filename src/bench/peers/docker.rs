@@ -52,7 +52,11 @@ impl Docker {
         let run = RunDir::new()?;
         let host = format!("unix://{}", run.join("docker.sock").display());
         let client = Client { program, host };
+        // Not the system's, which may have the same options: that is an error beside these.
+        let config = run.join("docker.json");
+        std::fs::write(&config, "{}").map_err(BenchError::at("write", &config))?;
         let args = [
+            format!("--config-file={}", config.display()),
             format!("--data-root={}", disk.top().join("docker").display()),
             format!("--exec-root={}", run.join("exec").display()),
             format!("--pidfile={}", run.join("docker.pid").display()),
