@@ -1,6 +1,6 @@
 //! What a load does with one layer: undoing its compression, and unpacking it, which hashes and writes it as
 //! well. Directories are made below `LAYERCTL_TEST_DIR`, else the directory for temporary files. Nothing is
-//! synced; `tools/bench-load` times whole loads.
+//! synced; `layerctl bench load` times whole loads.
 
 // A benchmark that cannot go on panics.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]

@@ -1,6 +1,9 @@
 //! A peer's daemon that serves a benchmark alone.
 
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -21,10 +24,10 @@ pub struct Daemon {
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Daemon {
-    /// Start a program, and wait until `answers`. What it has to say is lost.
+    /// Start a program, and wait until `answers`.
     ///
     /// # Errors
-    /// It is not installed, ends, or does not answer.
+    /// It is not installed, ends, or does not answer; with the last line that it wrote to standard error.
     pub fn start(
         name: &str,
         args: &[String],
@@ -32,11 +35,13 @@ impl Daemon {
         answers: impl Fn() -> bool,
     ) -> Result<Daemon, BenchError> {
         let mut command = Command::new(find_or_lack(name)?);
+        let cannot_log = |e: io::Error| BenchError::at("use", Path::new("/tmp"))(e);
+        let mut log = tempfile::tempfile().map_err(cannot_log)?;
         command
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(log.try_clone().map_err(cannot_log)?)
             .process_group(0);
         dies_with_us(&mut command);
         let failed = |said: String| BenchError::Failed {
@@ -52,7 +57,8 @@ impl Daemon {
         while !answers() {
             stop.check()?;
             if let Ok(Some(status)) = daemon.child.try_wait() {
-                return Err(failed(format!("does not start here ({status})")));
+                let why = last_line(&mut log).unwrap_or_else(|| status.to_string());
+                return Err(failed(format!("does not start here: {why}")));
             }
             if Instant::now() > end {
                 return Err(failed("does not answer".to_owned()));
@@ -61,6 +67,15 @@ impl Daemon {
         }
         Ok(daemon)
     }
+}
+
+/// The last line that was written to a file, if it is text.
+fn last_line(log: &mut File) -> Option<String> {
+    let mut said = String::new();
+    log.seek(SeekFrom::Start(0)).ok()?;
+    log.read_to_string(&mut said).ok()?;
+    let last = said.lines().rfind(|line| !line.trim().is_empty());
+    last.map(|line| line.trim().to_owned())
 }
 
 impl Drop for Daemon {

@@ -156,6 +156,11 @@ impl Disk {
         &self.top
     }
 
+    /// Whether nobody else writes to its file system.
+    pub fn is_ours_alone(&self) -> bool {
+        self.is_mounted
+    }
+
     /// A directory that is not on it, for sockets, logs and archives.
     pub fn beside(&self) -> &Path {
         self.beside.path()

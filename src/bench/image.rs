@@ -78,7 +78,8 @@ pub fn make(size: &Size, directory: &Path) -> io::Result<(PathBuf, Option<PathBu
     Ok((archive, other))
 }
 
-fn write_archive(path: &Path, tag: &str, layers: &[Layer]) -> io::Result<()> {
+/// Write an image of these layers as a docker-archive with one name.
+pub(super) fn write_archive(path: &Path, tag: &str, layers: &[Layer]) -> io::Result<()> {
     let tag = tag
         .parse()
         .map_err(|e: ParseReferenceError| io::Error::other(e))?;

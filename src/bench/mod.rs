@@ -13,6 +13,7 @@ pub mod error;
 pub mod figures;
 pub mod image;
 pub mod layerctl;
+pub mod load;
 pub mod machine;
 pub mod neighbour;
 pub mod peers;

@@ -10,6 +10,14 @@ pub fn table<const N: usize>(
     headings: [&str; N],
     rows: impl IntoIterator<Item = [String; N]>,
 ) -> String {
+    table_of(&headings.map(str::to_owned), rows)
+}
+
+/// As [`table`], where how many columns there are is known only when it is made.
+pub fn table_of(
+    headings: &[String],
+    rows: impl IntoIterator<Item = impl IntoIterator<Item = String>>,
+) -> String {
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
@@ -18,7 +26,7 @@ pub fn table<const N: usize>(
     for row in rows {
         table.add_row(row);
     }
-    let last = N.saturating_sub(1);
+    let last = headings.len().saturating_sub(1);
     for (i, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, if i == last { 0 } else { 3 }));
         column.set_constraint(match i {

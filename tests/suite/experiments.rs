@@ -41,10 +41,24 @@ pub fn an_open_but_deleted_file() {
         "closed",
         "pending layers      0",
     ];
-    run("open-but-deleted", &says, &["megabytes on the disk", "closed"]);
+    run(
+        "open-but-deleted",
+        &says,
+        &["megabytes on the disk", "closed"],
+    );
 }
 
 pub fn shared_layers() {
-    let says = ["base", "Would free 41", "rmi web", "Would free 18", "rmi worker"];
-    run("shared-layers", &says, &["Two images on one base", "rmi web"]);
+    let says = [
+        "base",
+        "Would free 41",
+        "rmi web",
+        "Would free 18",
+        "rmi worker",
+    ];
+    run(
+        "shared-layers",
+        &says,
+        &["Two images on one base", "rmi web"],
+    );
 }

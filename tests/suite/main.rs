@@ -18,6 +18,7 @@ mod archives_support;
 mod archives_tools;
 mod bad_archives;
 mod bad_input;
+mod bench_load;
 mod bench_reclaim;
 mod bench_support;
 mod chaos;
@@ -414,6 +415,17 @@ fn cases() -> Vec<Case> {
             a_load_that_does_not_fit, an_import_and_a_save_that_do_not_fit, full_to_the_last_byte,
         }),
         cases!(UNSHARE => bad_input::{without_dev_fuse}),
+        cases!([STORE_ON_DISK, &[Need::Tool("mkfs.ext4"), Need::Tool("tar")]].concat() => bench_load::{
+            figures_and_a_picture, a_table, missing_and_failing_peers, interrupted, what_is_no_archive,
+        }),
+        cases!([STORE, &[Need::Tool("tar")]].concat() => bench_load::{without_root, in_a_directory}),
+        cases!([STORE_ON_DISK, docker].concat() => bench_load::{beside_docker}),
+        cases!([STORE_ON_DISK, &[Need::Overlay, Need::Tool("podman")]].concat() => bench_load::{beside_podman}),
+        cases!([STORE_ON_DISK, &[Need::Overlay, Need::Tool("skopeo")]].concat() => bench_load::{beside_skopeo}),
+        cases!([STORE_ON_DISK, &[Need::Tool("umoci")]].concat() => bench_load::{beside_umoci}),
+        cases!([STORE_ON_DISK, &[Need::Tool("ctr"), Need::Tool("containerd")]].concat() => bench_load::{
+            beside_containerd,
+        }),
         cases!(STORE => listing::{
             images, images_without_a_config, tags, inspect_and_history,
             inspect_of_an_ambiguous_prefix, df_for_people, followed_events,

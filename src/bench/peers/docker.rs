@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{ImageStore, socket};
+use super::{ImageStore, RunDir};
 use crate::bench::BenchError;
 use crate::bench::daemon::Daemon;
 use crate::bench::disk::Disk;
@@ -14,7 +14,9 @@ use crate::bench::stop::Stop;
 pub struct Docker {
     client: Client,
     version: String,
+    // Before what it runs in.
     _daemon: Daemon,
+    _run: RunDir,
 }
 
 #[derive(Debug)]
@@ -47,14 +49,17 @@ impl Docker {
     /// It is not installed, or does not start here: it takes root.
     pub fn start(disk: &Disk, stop: &Stop) -> Result<Docker, BenchError> {
         let program = find_or_lack("docker")?;
-        let socket = socket(disk, "docker.sock")?;
-        let host = format!("unix://{}", socket.display());
+        let run = RunDir::new()?;
+        let host = format!("unix://{}", run.join("docker.sock").display());
         let client = Client { program, host };
-        let beside = |name: &str| disk.beside().join(name).display().to_string();
+        // Not the system's, which may have the same options: that is an error beside these.
+        let config = run.join("docker.json");
+        std::fs::write(&config, "{}").map_err(BenchError::at("write", &config))?;
         let args = [
+            format!("--config-file={}", config.display()),
             format!("--data-root={}", disk.top().join("docker").display()),
-            format!("--exec-root={}", beside("docker-exec")),
-            format!("--pidfile={}", beside("docker.pid")),
+            format!("--exec-root={}", run.join("exec").display()),
+            format!("--pidfile={}", run.join("docker.pid").display()),
             format!("--host={}", client.host),
             // No containers run: nothing of this machine's network is to be changed.
             "--bridge=none".to_owned(),
@@ -66,6 +71,7 @@ impl Docker {
             version: client.version(stop)?,
             client,
             _daemon: daemon,
+            _run: run,
         })
     }
 

@@ -1,20 +1,26 @@
 //! Podman: a store of its own, with the kernel's overlayfs.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::{ImageStore, option};
+use super::{ImageStore, RunDir, option, temporary};
 use crate::bench::BenchError;
 use crate::bench::disk::Disk;
 use crate::bench::program::{Program, Ran, find_or_lack};
 use crate::bench::stop::Stop;
 
+/// Locks in files, which go with the rest: the default is a segment of shared memory that stays.
+const CONFIG: &str = "[engine]\nlock_type = \"file\"\n";
+
 /// A Podman with a store of its own.
 #[derive(Debug)]
 pub struct Podman {
-    program: std::path::PathBuf,
+    program: PathBuf,
     options: Vec<OsString>,
+    config: PathBuf,
+    temporary: PathBuf,
     version: String,
+    _run: RunDir,
 }
 
 impl Podman {
@@ -23,19 +29,25 @@ impl Podman {
     /// # Errors
     /// It is not installed, or does not run here.
     pub fn start(disk: &Disk, stop: &Stop) -> Result<Podman, BenchError> {
+        let program = find_or_lack("podman")?;
+        let run = RunDir::new()?;
         let mut podman = Podman {
-            program: find_or_lack("podman")?,
+            program,
+            config: run.join("podman.conf"),
+            temporary: temporary(disk)?,
             options: vec![
                 option("--root", &disk.top().join("podman")),
-                option("--runroot", &disk.beside().join("podman")),
-                option("--tmpdir", &disk.beside().join("podman-tmp")),
+                option("--runroot", &run.join("run")),
+                option("--tmpdir", &run.join("tmp")),
                 "--storage-driver=overlay".into(),
                 // The other one needs systemd.
                 "--cgroup-manager=cgroupfs".into(),
                 "--events-backend=none".into(),
             ],
             version: String::new(),
+            _run: run,
         };
+        std::fs::write(&podman.config, CONFIG).map_err(BenchError::at("write", &podman.config))?;
         let format = "{{.Version.Version}}, {{.Store.GraphDriverName}}";
         let info = podman.podman().args(["info", "-f", format]).run(stop)?;
         info.out.trim().clone_into(&mut podman.version);
@@ -43,7 +55,10 @@ impl Podman {
     }
 
     fn podman(&self) -> Program {
-        Program::new(&self.program).args(&self.options)
+        Program::new(&self.program)
+            .env("CONTAINERS_CONF", &self.config)
+            .env("TMPDIR", &self.temporary)
+            .args(&self.options)
     }
 
     /// `podman rmi -f IMAGE`.

@@ -67,13 +67,18 @@ pub fn users_of(program: &Path, root: &Path) -> Vec<i32> {
 
 /// The children of this process, and theirs.
 pub fn descendants() -> Vec<i32> {
+    descendants_of(std::process::id().cast_signed())
+}
+
+/// The children of a process, and theirs.
+pub fn descendants_of(pid: i32) -> Vec<i32> {
     let parent_of = |pid: i32| -> Option<i32> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // After the name, which may hold anything: the state, and the parent.
         stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
     };
     let all: Vec<(i32, Option<i32>)> = pids().into_iter().map(|p| (p, parent_of(p))).collect();
-    let mut found = vec![std::process::id().cast_signed()];
+    let mut found = vec![pid];
     let mut at = 0;
     while at < found.len() {
         let children = all.iter().filter(|(_, parent)| *parent == Some(found[at]));

@@ -1,6 +1,7 @@
 //! `bench`: measure reclaiming, views and loading, beside what else does such things.
 
 mod isolated;
+mod load;
 mod output;
 mod place;
 mod reclaim;
@@ -25,6 +26,8 @@ pub struct Args {
 enum What {
     /// How long images take to go, and what that does to a neighbour; beside docker, podman, rm -rf
     Reclaim(reclaim::Args),
+    /// Loading an image, beside tar, docker, podman, skopeo, umoci and containerd
+    Load(load::Args),
 }
 
 /// Run `bench`.
@@ -35,6 +38,7 @@ pub fn run(args: Args) -> Result<(), CommandError> {
 fn measure(args: Args, stop: &Stop) -> Result<(), BenchError> {
     match args.what {
         What::Reclaim(args) => reclaim::run(args, stop),
+        What::Load(args) => load::run(args, stop),
     }
 }
 
