@@ -18,6 +18,7 @@ mod archives_support;
 mod archives_tools;
 mod bad_archives;
 mod bad_input;
+mod bench_fs;
 mod chaos;
 mod commit;
 mod concurrency;
@@ -333,6 +334,13 @@ fn cases() -> Vec<Case> {
             containers, inspect_of_a_container, layers_and_df, why, events,
             events_of_a_tag_that_moves, gc_says_what_it_left,
         }),
+        cases!([VIEW_ON_DISK, &[Need::Overlay, Need::Tool("tar")]].concat() => bench_fs::{
+            figures, peers_without_figures, interrupted, killed, in_a_directory, refused,
+        }),
+        cases!([VIEW_ON_DISK, &[Need::Overlay, Need::Tool("fuse-overlayfs")]].concat() => bench_fs::{
+            a_peer_that_hangs,
+        }),
+        cases!([STORE, &[Need::Tool("setpriv"), Need::Tool("tar")]].concat() => bench_fs::{without_root}),
         cases!(VIEW => demo::{of_this_machine, of_an_archive_with_a_plot, of_what_is_no_archive}),
         cases!([VIEW, &[Need::Tool("setfacl")]].concat() => places::{below_inherited_access_lists}),
         cases!(STORE => places::{root_from_the_environment}),

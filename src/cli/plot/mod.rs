@@ -11,8 +11,6 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
 
-use crate::cli::error::CommandError;
-
 /// What drawing fails with.
 pub type Failed = Box<dyn std::error::Error>;
 /// A part of a picture.
@@ -74,8 +72,8 @@ fn kind_of(path: &Path) -> Option<Kind> {
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn draw(path: &Path, picture: &impl Picture) -> Result<(), CommandError> {
-    let failed = |e: Failed| CommandError::new(format!("cannot draw {}: {e}", path.display()));
+pub fn draw(path: &Path, picture: &impl Picture) -> Result<(), String> {
+    let failed = |e: Failed| format!("cannot draw {}: {e}", path.display());
     draw_whole(path, picture).map_err(failed)
 }
 

@@ -7,6 +7,9 @@
 
 use std::env;
 use std::process::Command;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::bench::stop::Stop;
 use crate::cli::daemon::this_program;
@@ -25,12 +28,15 @@ pub fn isolated(bench: impl FnOnce(&Stop) -> Result<(), CommandError>) -> Result
     match env::var(PLACE).as_deref() {
         Ok(INIT) => {
             mount_proc()?;
-            wait_for(INIT, BENCH)
+            wait_for(INIT, BENCH, &pass_signals_on()?)
         }
         Err(_) if rustix::process::geteuid().is_root() => {
+            // Before the new namespace: a process whose children are to be in another one gets no more
+            // threads (EINVAL of clone(2)).
+            let signals = pass_signals_on()?;
             // Root without the privilege, in a container: as another user, here.
             match separate_mounts_and_processes() {
-                Ok(()) => wait_for("", INIT),
+                Ok(()) => wait_for("", INIT, &signals),
                 Err(_) => here(bench),
             }
         }
@@ -45,22 +51,46 @@ fn here(bench: impl FnOnce(&Stop) -> Result<(), CommandError>) -> Result<(), Com
     bench(&stop)
 }
 
+/// Whom signals are for, and the one that came before it was there.
+type Signals = Arc<Mutex<(Option<i32>, Option<i32>)>>;
+
+/// From now on pass signals on to the child, when there is one.
+fn pass_signals_on() -> Result<Signals, CommandError> {
+    let signals = Signals::default();
+    let shared = Arc::clone(&signals);
+    on_signals(
+        &[libc::SIGINT, libc::SIGTERM, libc::SIGHUP],
+        move |number| {
+            let mut shared = shared.lock();
+            match shared.0 {
+                Some(pid) => pass_on(pid, number),
+                None => shared.1 = Some(number),
+            }
+        },
+    )?;
+    Ok(signals)
+}
+
+fn pass_on(pid: i32, number: i32) {
+    if let Err(e) = children::signal(pid, number) {
+        tracing::warn!("{e}");
+    }
+}
+
 /// Run this program again as `next`, and end as it does.
-fn wait_for(this: &str, next: &str) -> Result<(), CommandError> {
+fn wait_for(this: &str, next: &str, signals: &Signals) -> Result<(), CommandError> {
     let mut command: Command = this_program();
     command.args(env::args_os().skip(1)).env(PLACE, next);
     // If this one is killed, so is all the rest.
     dies_with_parent(&mut command, this);
     let child = command.spawn()?;
     let pid = child.id().cast_signed();
-    on_signals(
-        &[libc::SIGINT, libc::SIGTERM, libc::SIGHUP],
-        move |number| {
-            if let Err(e) = children::signal(pid, number) {
-                tracing::warn!("{e}");
-            }
-        },
-    )?;
+    let mut locked = signals.lock();
+    locked.0 = Some(pid);
+    if let Some(number) = locked.1 {
+        pass_on(pid, number);
+    }
+    drop(locked);
     let code = loop {
         match this {
             INIT => match children::wait_for_any()? {

@@ -1,10 +1,17 @@
 //! `bench`: measure reclaiming, views and loading, beside what else does such things.
 
+mod fs;
 mod isolated;
+mod output;
 mod place;
+
+use std::path::PathBuf;
+
+use output::Output;
 
 use crate::bench::BenchError;
 use crate::bench::stop::Stop;
+use crate::cli::daemon;
 use crate::cli::error::CommandError;
 
 /// Arguments of `bench`.
@@ -15,15 +22,27 @@ pub struct Args {
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum What {}
+enum What {
+    /// Views beside kernel overlayfs, fuse-overlayfs and plain files: ratios of times
+    Fs(fs::Args),
+    /// One step of a workload of `fs`, in a process of its own
+    #[command(hide = true)]
+    FsWork(fs::WorkArgs),
+}
 
 /// Run `bench`.
 pub fn run(args: Args) -> Result<(), CommandError> {
+    if let What::FsWork(args) = args.what {
+        return fs::work(&args);
+    }
     isolated::isolated(|stop| measure(args, stop).map_err(told))
 }
 
-fn measure(args: Args, _stop: &Stop) -> Result<(), BenchError> {
-    match args.what {}
+fn measure(args: Args, stop: &Stop) -> Result<(), BenchError> {
+    match args.what {
+        What::Fs(args) => fs::run(args, stop),
+        What::FsWork(_) => Ok(()),
+    }
 }
 
 /// That somebody interrupts is no message.
@@ -32,4 +51,9 @@ fn told(error: BenchError) -> CommandError {
         BenchError::Interrupted => CommandError::Interrupted,
         other => other.into(),
     }
+}
+
+/// This program, which is measured.
+fn this_program() -> PathBuf {
+    daemon::this_program().get_program().into()
 }

@@ -35,7 +35,7 @@ pub fn run(args: Args) -> Result<(), CommandError> {
         "\nTimeline (what the store takes on the disk):\n\n{timeline}\n"
     ))?;
     if let Some(path) = args.plot {
-        draw(&path, &told)?;
+        draw(&path, &told).map_err(CommandError::new)?;
         story::show(format_args!("\nDrawn: {}\n", path.display()))?;
     }
     Ok(())
