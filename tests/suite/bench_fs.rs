@@ -359,13 +359,6 @@ pub fn refused() {
         let run = Run::of(&mut place.command(args));
         assert_eq!(run.code, Some(2), "{args:?}: {run:#?}");
     }
-    fs::write(place.beside("top").join("usr/.wh.gone"), "").unwrap();
-    let run = Run::of(&mut place.command(&[]));
-    assert_eq!(run.code, Some(1));
-    assert!(
-        run.stderr.contains("usr/.wh.gone is a whiteout"),
-        "{run:#?}"
-    );
     let nowhere = Run::of(&mut place.command_in(&["--lower", "/nowhere/at/all"], "--dir"));
     assert_eq!(nowhere.code, Some(1));
     let line = "Error: cannot find /nowhere/at/all: ";
