@@ -115,6 +115,8 @@ impl Bars {
             .disable_y_mesh()
             .disable_y_axis()
             .x_desc(&self.axis)
+            // 0.3 is not quite that in binary.
+            .x_label_formatter(&|value| format!("{}", (value * 1e4).round() / 1e4))
             .label_style((FONT, 13))
             .light_line_style(BLACK.mix(0.04))
             .draw()?;
