@@ -83,6 +83,10 @@ impl Disk {
     /// [`BenchError::Lacks`]: root, a loop device, a program; and what can be done.
     pub fn make(place: &Where, stop: &Stop) -> Result<Disk, BenchError> {
         let (Where::New(_, _, within) | Where::Directory(within)) = place;
+        // As the kernel names it: so its mounts are found.
+        let within = &within
+            .canonicalize()
+            .map_err(BenchError::at("find", within))?;
         let beside = tempfile::Builder::new()
             .prefix("layerctl-bench.")
             .tempdir_in(within)
@@ -183,7 +187,15 @@ impl Disk {
         self.sync()?;
         match fs::write("/proc/sys/vm/drop_caches", "3") {
             Ok(()) => Ok(true),
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(false),
+            // In a container /proc may be read-only for root.
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+                ) =>
+            {
+                Ok(false)
+            }
             Err(e) => Err(BenchError::at(
                 "write",
                 Path::new("/proc/sys/vm/drop_caches"),

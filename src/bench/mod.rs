@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod disk;
 pub mod error;
 pub mod figures;
+pub mod fs;
 pub mod image;
 pub mod layerctl;
 pub mod load;

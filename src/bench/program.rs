@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::BenchError;
 use super::stop::Stop;
 use crate::sys::children::{self, signal_group};
+use crate::sys::mounts::abort;
 use crate::sys::processes::Process;
 
 /// How long a program may take if nothing else is said.
@@ -22,6 +23,7 @@ pub struct Program {
     name: String,
     command: Command,
     limit: Duration,
+    works_on: Option<PathBuf>,
 }
 
 /// What a run of a program was.
@@ -43,6 +45,7 @@ impl Program {
             name: name.unwrap_or_default().to_string_lossy().into_owned(),
             command: Command::new(program),
             limit: PATIENCE,
+            works_on: None,
         }
     }
 
@@ -64,9 +67,22 @@ impl Program {
         self
     }
 
+    /// With this working directory.
+    pub fn within(mut self, directory: &Path) -> Program {
+        self.command.current_dir(directory);
+        self
+    }
+
     /// For no longer than this.
     pub fn limit(mut self, limit: Duration) -> Program {
         self.limit = limit;
+        self
+    }
+
+    /// It works on the file system mounted here, if it is of FUSE: a request that its server has begun and does
+    /// not answer cannot be killed, so if the program must be, the file system is aborted first.
+    pub fn works_on(mut self, mountpoint: &Path) -> Program {
+        self.works_on = Some(mountpoint.to_owned());
         self
     }
 
@@ -90,6 +106,9 @@ impl Program {
         let ended = wait(pid, started + self.limit, stop);
         let took = started.elapsed();
         if !matches!(ended, Ok(true)) {
+            if let Some(path) = &self.works_on {
+                abort(path).map_err(|e| self.failed(e.desc().to_owned()))?;
+            }
             signal_group(pid, libc::SIGKILL).map_err(|e| self.failed(e.to_string()))?;
         }
         let (code, peak_memory) =

@@ -74,6 +74,17 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), Errno> {
     }
 }
 
+/// Let everything fail that waits for an answer of the FUSE file system at `path` and unmount it if nobody uses
+/// it then (`MNT_FORCE`, umount2(2)); others are unmounted if they can be. Nothing there is well, and so is that
+/// it is in use. Not root: nothing is done.
+pub fn abort(path: &Path) -> Result<(), Errno> {
+    let flags = MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_FORCE;
+    match umount2(path, flags) {
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT | Errno::EBUSY | Errno::EPERM) => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
 fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|b| *b == b' ');
     let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();

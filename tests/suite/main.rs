@@ -18,6 +18,7 @@ mod archives_support;
 mod archives_tools;
 mod bad_archives;
 mod bad_input;
+mod bench_fs;
 mod bench_load;
 mod bench_reclaim;
 mod bench_support;
@@ -462,6 +463,13 @@ fn cases() -> Vec<Case> {
         cases!([VIEW, bench, &[Need::Tool("gnuplot")]].concat() => experiments::{
             an_open_but_deleted_file, shared_layers,
         }),
+        cases!([VIEW_ON_DISK, &[Need::Overlay, Need::Tool("tar")]].concat() => bench_fs::{
+            figures, peers_without_figures, interrupted, killed, in_a_directory, refused,
+        }),
+        cases!([VIEW_ON_DISK, &[Need::Overlay, Need::Tool("fuse-overlayfs")]].concat() => bench_fs::{
+            a_peer_that_hangs,
+        }),
+        cases!([STORE, &[Need::Tool("setpriv"), Need::Tool("tar")]].concat() => bench_fs::{without_root}),
         cases!(VIEW => demo::{of_this_machine, of_an_archive_with_a_plot, of_what_is_no_archive}),
         cases!([VIEW, &[Need::Tool("setfacl")]].concat() => places::{below_inherited_access_lists}),
         cases!(STORE => places::{root_from_the_environment}),

@@ -115,10 +115,14 @@ impl Bars {
             .disable_y_mesh()
             .disable_y_axis()
             .x_desc(&self.axis)
+            // 0.3 is not quite that in binary.
+            .x_label_formatter(&|value| format!("{}", (value * 1e4).round() / 1e4))
             .label_style((FONT, 13))
             .light_line_style(BLACK.mix(0.04))
             .draw()?;
         let start = chart.x_range().start;
+        // A ratio is a way from 1, to one side or the other.
+        let foot = if self.logarithmic { 1.0 } else { start };
         let place = area.get_pixel_range();
         let (left, top) = (place.0.start, place.1.start);
         let mut y = GAP / 2;
@@ -131,12 +135,12 @@ impl Bars {
                 (FONT, 13),
             ))?;
             for (bar, colour) in group.bars.iter().zip(COLOURS.iter().cycle()) {
-                let value = bar.value.unwrap_or(start);
+                let value = bar.value.unwrap_or(foot);
                 chart.draw_series([Rectangle::new(
-                    [(start, y + 1), (value, y + BAR - 1)],
+                    [(foot, y + 1), (value, y + BAR - 1)],
                     colour.filled(),
                 )])?;
-                let end = chart.backend_coord(&(value, y));
+                let end = chart.backend_coord(&(value.max(foot), y));
                 let text = Text::new(
                     bar.text.clone(),
                     (end.0 - left + 5, end.1 - top + 2),

@@ -1,5 +1,6 @@
 //! `bench`: measure reclaiming, views and loading, beside what else does such things.
 
+mod fs;
 mod isolated;
 mod load;
 mod output;
@@ -28,10 +29,18 @@ enum What {
     Reclaim(reclaim::Args),
     /// Loading an image, beside tar, docker, podman, skopeo, umoci and containerd
     Load(load::Args),
+    /// Views beside kernel overlayfs, fuse-overlayfs and plain files: ratios of times
+    Fs(fs::Args),
+    /// One step of a workload of `fs`, in a process of its own
+    #[command(hide = true)]
+    FsWork(fs::WorkArgs),
 }
 
 /// Run `bench`.
 pub fn run(args: Args) -> Result<(), CommandError> {
+    if let What::FsWork(args) = args.what {
+        return fs::work(&args);
+    }
     isolated::isolated(|stop| measure(args, stop).map_err(told))
 }
 
@@ -39,6 +48,8 @@ fn measure(args: Args, stop: &Stop) -> Result<(), BenchError> {
     match args.what {
         What::Reclaim(args) => reclaim::run(args, stop),
         What::Load(args) => load::run(args, stop),
+        What::Fs(args) => fs::run(args, stop),
+        What::FsWork(_) => Ok(()),
     }
 }
 
