@@ -79,7 +79,7 @@ pub static WORKLOADS: [Workload; 15] = [
     },
     Workload {
         name: "list-wide-dir",
-        what: "a directory of many files listed five times, without and with attributes",
+        what: "a directory of many files listed five times by ls -f and ls -l",
         is_cold: false,
         changes: Changes::Nothing,
         needs: &[WIDE],
