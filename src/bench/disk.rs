@@ -115,8 +115,8 @@ impl Disk {
             return Err(BenchError::Lacks {
                 what: "making and mounting a file system takes root".to_owned(),
                 instead:
-                    "without it, `unshare --map-root-user layerctl bench … --dir DIR` runs in a \
-                          directory"
+                    "with --dir DIR it runs in a directory that is there, best under `unshare \
+                          --map-root-user`"
                         .to_owned(),
             });
         }

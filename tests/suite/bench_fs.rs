@@ -312,7 +312,7 @@ pub fn without_root() {
     let refused = as_nobody(place.command(&args));
     assert_eq!(
         refused.refused(),
-        "Error: making and mounting a file system takes root; with --dir DIR it runs in a directory that is there"
+        "Error: making and mounting a file system takes root; with --dir DIR it runs in a directory that is there, best under `unshare --map-root-user`"
     );
     place.nothing_is_left(true);
     let out = as_nobody(place.command_in(&args, "--dir")).ok();
