@@ -149,7 +149,7 @@ pub fn an_archive_and_a_directory() {
 
 pub fn the_overlay_driver() {
     let place = Place::new();
-    let rest = ["--neighbour", "0", "--only", "layerctl, overlay"];
+    let rest = ["--neighbour", "0", "--only", "overlay"];
     let report = place.json(&[&SMALL[..], &rest].concat());
     let outcome = of(
         &report["cases"][0]["contestants"],
@@ -160,18 +160,19 @@ pub fn the_overlay_driver() {
 }
 
 pub fn docker() {
-    peer("docker rmi");
+    peer("docker");
 }
 
 pub fn podman() {
-    peer("podman rmi");
+    peer("podman");
 }
 
-fn peer(name: &str) {
+fn peer(program: &str) {
     let place = Place::new();
-    let rest = ["--neighbour", "0", "--shared", "1", "--only", name];
+    let rest = ["--neighbour", "0", "--shared", "1", "--only", program];
     let report = place.json(&[&SMALL[..], &rest].concat());
-    let outcome = of(&report["cases"][0]["contestants"], name);
+    let name = format!("{program} rmi");
+    let outcome = of(&report["cases"][0]["contestants"], &name);
     assert_eq!(outcome["left_out"], Value::Null, "{outcome}");
     assert_ne!(outcome["version"], "");
     check_round(&outcome["rounds"][0], false);

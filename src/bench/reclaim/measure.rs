@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::contestants::{Contestant, Ours, Peer, RmRf};
-use super::{Case, Compared, Met, Options, Outcome, Report, Round, Source, Subject};
+use super::{Case, Compared, Kind, Met, Options, Outcome, Report, Round, Source, Subject};
 use crate::bench::BenchError;
 use crate::bench::disk::{Disk, Where};
 use crate::bench::figures::{in_turn, median};
@@ -118,61 +118,64 @@ struct Entered {
 }
 
 impl Entered {
+    /// All that are wanted: the steered ones follow the one that is not.
     fn all(options: &Options, disk: &Disk, stop: &Stop) -> Result<Vec<Entered>, BenchError> {
-        let program = options.program.as_path();
-        let root = |name: &str| disk.top().join(name);
-        let mut entered: Vec<Entered> = Vec::new();
-        let mut enter =
-            |name: String,
-             is_steered,
-             start: &dyn Fn() -> Result<Box<dyn Contestant>, BenchError>| {
-                let is_wanted = |only: &String| name.starts_with(only.as_str());
-                if !options.only.is_empty() && !options.only.iter().any(is_wanted) {
-                    return Ok(());
-                }
-                stop.check()?;
-                let contestant = match start() {
-                    Err(BenchError::Interrupted) => return Err(BenchError::Interrupted),
-                    other => other.map_err(|e| e.to_string()),
-                };
-                entered.push(Entered {
-                    is_steered,
-                    name,
-                    contestant,
-                });
-                Ok(())
-            };
-        let ours = |store: &str, mount, rate: Option<&str>| -> Result<Box<dyn Contestant>, _> {
-            Ok(Box::new(Ours::start(
-                program,
-                root(store),
-                mount,
-                rate,
-                stop,
-            )?))
-        };
-        enter("layerctl".to_owned(), false, &|| ours("fuse", &[], None))?;
-        for (rate, n) in options.rates.iter().zip(0..) {
-            let start = || ours(&format!("steered.{n}"), &[], Some(rate));
-            enter(format!("layerctl, {rate}"), true, &start)?;
+        let mut entered = Vec::new();
+        for kind in Kind::ALL {
+            if options.only.is_empty() || options.only.contains(&kind) {
+                let contestant = start(kind, options, disk, stop);
+                entered.push(Entered::of(kind.name().to_owned(), false, contestant)?);
+            }
+            if kind != Kind::Layerctl {
+                continue;
+            }
+            for (rate, n) in options.rates.iter().zip(0..) {
+                let root = disk.top().join(format!("steered.{n}"));
+                let ours = Ours::start(&options.program, root, &[], Some(rate), stop);
+                let contestant = ours.map(|ours| Box::new(ours) as Box<dyn Contestant>);
+                let name = format!("{}, {rate}", kind.name());
+                entered.push(Entered::of(name, true, contestant)?);
+            }
         }
-        let driver: &[&str] = &["--driver", "overlay"];
-        enter("layerctl, overlay driver".to_owned(), false, &|| {
-            ours("overlay", driver, None)
-        })?;
-        enter("rm -rf".to_owned(), false, &|| {
-            Ok(Box::new(RmRf::start(program, root("rm"), stop)?))
-        })?;
-        enter("docker rmi".to_owned(), false, &|| {
-            let docker = Docker::start(disk, stop)?;
-            Ok(Box::new(Peer::new(docker, Docker::remove)))
-        })?;
-        enter("podman rmi".to_owned(), false, &|| {
-            let podman = Podman::start(disk, stop)?;
-            Ok(Box::new(Peer::new(podman, Podman::remove)))
-        })?;
         Ok(entered)
     }
+
+    fn of(
+        name: String,
+        is_steered: bool,
+        contestant: Result<Box<dyn Contestant>, BenchError>,
+    ) -> Result<Entered, BenchError> {
+        let contestant = match contestant {
+            Err(BenchError::Interrupted) => return Err(BenchError::Interrupted),
+            other => other.map_err(|e| e.to_string()),
+        };
+        Ok(Entered {
+            name,
+            is_steered,
+            contestant,
+        })
+    }
+}
+
+fn start(
+    kind: Kind,
+    options: &Options,
+    disk: &Disk,
+    stop: &Stop,
+) -> Result<Box<dyn Contestant>, BenchError> {
+    stop.check()?;
+    let program = options.program.as_path();
+    let root = |name: &str| disk.top().join(name);
+    Ok(match kind {
+        Kind::Layerctl => Box::new(Ours::start(program, root("fuse"), &[], None, stop)?),
+        Kind::Overlay => {
+            let mount = &["--driver", "overlay"];
+            Box::new(Ours::start(program, root("overlay"), mount, None, stop)?)
+        }
+        Kind::Rm => Box::new(RmRf::start(program, root("rm"), stop)?),
+        Kind::Docker => Box::new(Peer::new(Docker::start(disk, stop)?, Docker::remove)),
+        Kind::Podman => Box::new(Peer::new(Podman::start(disk, stop)?, Podman::remove)),
+    })
 }
 
 struct Pass<'a> {
@@ -271,7 +274,9 @@ impl Pass<'_> {
         }
         if let Some(deferring) = contestant.deferring() {
             deferring.hold(self.subject, self.stop)?;
-            let full = self.ready()?;
+            // Who holds an image uses it: what it has read stays in memory.
+            self.disk.sync()?;
+            let full = self.disk.used()?;
             let removed = deferring.remove_held(self.subject, self.stop)?;
             round.rmi_force = Some(removed.took.as_secs_f64());
             self.ready()?;

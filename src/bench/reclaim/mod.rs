@@ -40,8 +40,45 @@ pub struct Options {
     pub neighbour: Duration,
     /// Beside full speed, steered by this (`LAYERCTL_RECLAIM_RATE`).
     pub rates: Vec<String>,
-    /// Which contestants: those that the name of one begins with.
-    pub only: Vec<String>,
+    /// Which contestants, beside the steered ones: all if this is empty.
+    pub only: Vec<Kind>,
+}
+
+/// A kind of contestant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// This program.
+    Layerctl,
+    /// The same, its views served by kernel overlayfs.
+    Overlay,
+    /// `rm -rf` of the layers.
+    Rm,
+    /// `docker rmi`.
+    Docker,
+    /// `podman rmi`.
+    Podman,
+}
+
+impl Kind {
+    /// In the order of the table.
+    pub const ALL: [Kind; 5] = [
+        Kind::Layerctl,
+        Kind::Overlay,
+        Kind::Rm,
+        Kind::Docker,
+        Kind::Podman,
+    ];
+
+    /// As the table names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Layerctl => "layerctl",
+            Kind::Overlay => "layerctl, overlay driver",
+            Kind::Rm => "rm -rf",
+            Kind::Docker => "docker rmi",
+            Kind::Podman => "podman rmi",
+        }
+    }
 }
 
 /// Where an image comes from.

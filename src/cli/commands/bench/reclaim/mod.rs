@@ -12,7 +12,7 @@ use super::Output;
 use super::place::Place;
 use crate::bench::BenchError;
 use crate::bench::image::Size;
-use crate::bench::reclaim::{Options, Source, measure};
+use crate::bench::reclaim::{Kind, Options, Source, measure};
 use crate::bench::stop::Stop;
 
 /// Arguments of `bench reclaim`.
@@ -46,13 +46,36 @@ pub struct Args {
     /// Beside full speed, reclaiming steered by this, as LAYERCTL_RECLAIM_RATE says it; may be repeated
     #[arg(long, value_name = "RATE")]
     rate: Vec<String>,
-    /// Who takes part: those that the name of one begins with
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
-    only: Vec<String>,
+    /// Who takes part, beside those that are steered
+    #[arg(long, value_name = "WHO,…", value_delimiter = ',')]
+    only: Vec<Who>,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
     output: Output,
+}
+
+/// Who takes part, as it is said on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Who {
+    Layerctl,
+    /// Its views served by kernel overlayfs
+    Overlay,
+    Rm,
+    Docker,
+    Podman,
+}
+
+impl From<Who> for Kind {
+    fn from(who: Who) -> Kind {
+        match who {
+            Who::Layerctl => Kind::Layerctl,
+            Who::Overlay => Kind::Overlay,
+            Who::Rm => Kind::Rm,
+            Who::Docker => Kind::Docker,
+            Who::Podman => Kind::Podman,
+        }
+    }
 }
 
 /// Run `bench reclaim`.
@@ -81,7 +104,7 @@ pub fn run(args: Args, stop: &Stop) -> Result<(), BenchError> {
         rounds: usize::try_from(args.rounds).unwrap_or(usize::MAX),
         neighbour: Duration::from_secs(args.neighbour),
         rates: args.rate,
-        only: args.only,
+        only: args.only.into_iter().map(Kind::from).collect(),
     };
     let progress = args.output.progress();
     let report = measure(&options, stop, |what| progress.tell(what))?;
