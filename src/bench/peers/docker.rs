@@ -75,6 +75,14 @@ impl Docker {
         })
     }
 
+    /// `docker images`.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn list(&self, stop: &Stop) -> Result<Ran, BenchError> {
+        self.client.docker().arg("images").run(stop)
+    }
+
     /// `docker rmi -f IMAGE`.
     ///
     /// # Errors

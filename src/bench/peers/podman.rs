@@ -61,6 +61,14 @@ impl Podman {
             .args(&self.options)
     }
 
+    /// `podman images`.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn list(&self, stop: &Stop) -> Result<Ran, BenchError> {
+        self.podman().arg("images").run(stop)
+    }
+
     /// `podman rmi -f IMAGE`.
     ///
     /// # Errors

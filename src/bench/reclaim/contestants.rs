@@ -16,6 +16,8 @@ pub trait Contestant {
     fn version(&self) -> String;
     /// Bring the image in, which it does not have.
     fn load(&mut self, subject: &Subject, stop: &Stop) -> Result<(), BenchError>;
+    /// Have the program itself in memory: caches were dropped, and reading it is not what is timed.
+    fn warm_up(&mut self, stop: &Stop) -> Result<(), BenchError>;
     /// Remove the image, which nobody uses.
     fn remove(&mut self, subject: &Subject, stop: &Stop) -> Result<Ran, BenchError>;
     /// How it removes an image that is in use; `None` for those who do not defer that.
@@ -87,6 +89,10 @@ impl Contestant for Ours {
     fn load(&mut self, subject: &Subject, stop: &Stop) -> Result<(), BenchError> {
         self.clear(stop)?;
         subject.load_into(&self.layerctl, stop)
+    }
+
+    fn warm_up(&mut self, stop: &Stop) -> Result<(), BenchError> {
+        self.layerctl.run(&["ps"], stop).map(drop)
     }
 
     fn remove(&mut self, subject: &Subject, stop: &Stop) -> Result<Ran, BenchError> {
@@ -172,6 +178,11 @@ impl Contestant for RmRf {
         Ok(())
     }
 
+    fn warm_up(&mut self, stop: &Stop) -> Result<(), BenchError> {
+        // Of nothing.
+        Program::new(&self.rm).arg("-f").run(stop).map(drop)
+    }
+
     fn remove(&mut self, _: &Subject, stop: &Stop) -> Result<Ran, BenchError> {
         let rm = Program::new(&self.rm).arg("-rf").args(&self.directories);
         rm.limit(PATIENCE).run(stop)
@@ -185,13 +196,22 @@ impl Contestant for RmRf {
 /// A peer's store.
 pub struct Peer<S> {
     store: S,
+    list: fn(&S, &Stop) -> Result<Ran, BenchError>,
     remove: fn(&S, &str, &Stop) -> Result<Ran, BenchError>,
 }
 
 impl<S: ImageStore> Peer<S> {
-    /// A store, and its `rmi -f IMAGE`.
-    pub fn new(store: S, remove: fn(&S, &str, &Stop) -> Result<Ran, BenchError>) -> Peer<S> {
-        Peer { store, remove }
+    /// A store, how it lists its images, and its `rmi -f IMAGE`.
+    pub fn new(
+        store: S,
+        list: fn(&S, &Stop) -> Result<Ran, BenchError>,
+        remove: fn(&S, &str, &Stop) -> Result<Ran, BenchError>,
+    ) -> Peer<S> {
+        Peer {
+            store,
+            list,
+            remove,
+        }
     }
 }
 
@@ -206,6 +226,10 @@ impl<S: ImageStore> Contestant for Peer<S> {
         }
         self.store.load(&subject.archive, stop)?;
         Ok(())
+    }
+
+    fn warm_up(&mut self, stop: &Stop) -> Result<(), BenchError> {
+        (self.list)(&self.store, stop).map(drop)
     }
 
     fn remove(&mut self, subject: &Subject, stop: &Stop) -> Result<Ran, BenchError> {

@@ -173,8 +173,16 @@ fn start(
             Box::new(Ours::start(program, root("overlay"), mount, None, stop)?)
         }
         Kind::Rm => Box::new(RmRf::start(program, root("rm"), stop)?),
-        Kind::Docker => Box::new(Peer::new(Docker::start(disk, stop)?, Docker::remove)),
-        Kind::Podman => Box::new(Peer::new(Podman::start(disk, stop)?, Podman::remove)),
+        Kind::Docker => Box::new(Peer::new(
+            Docker::start(disk, stop)?,
+            Docker::list,
+            Docker::remove,
+        )),
+        Kind::Podman => Box::new(Peer::new(
+            Podman::start(disk, stop)?,
+            Podman::list,
+            Podman::remove,
+        )),
     })
 }
 
@@ -260,6 +268,7 @@ impl Pass<'_> {
     fn time(&self, contestant: &mut dyn Contestant) -> Result<Round, BenchError> {
         contestant.load(self.subject, self.stop)?;
         let full = self.ready()?;
+        contestant.warm_up(self.stop)?;
         let (rmi, rmi_synced) = self.synced(|| contestant.remove(self.subject, self.stop))?;
         self.is_back(full)?;
         let mut round = Round {
@@ -269,17 +278,22 @@ impl Pass<'_> {
             reclaim: None,
             reclaim_synced: None,
         };
-        if contestant.deferring().is_some() {
-            contestant.load(self.subject, self.stop)?;
+        if contestant.deferring().is_none() {
+            return Ok(round);
         }
+        contestant.load(self.subject, self.stop)?;
+        let mut full = 0;
         if let Some(deferring) = contestant.deferring() {
             deferring.hold(self.subject, self.stop)?;
             // Who holds an image uses it: what it has read stays in memory.
             self.disk.sync()?;
-            let full = self.disk.used()?;
+            full = self.disk.used()?;
             let removed = deferring.remove_held(self.subject, self.stop)?;
             round.rmi_force = Some(removed.took.as_secs_f64());
-            self.ready()?;
+        }
+        self.ready()?;
+        contestant.warm_up(self.stop)?;
+        if let Some(deferring) = contestant.deferring() {
             let (reclaim, synced) = self.synced(|| deferring.release(self.stop))?;
             (round.reclaim, round.reclaim_synced) = (Some(reclaim), Some(synced));
             self.is_back(full)?;
