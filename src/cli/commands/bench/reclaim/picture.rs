@@ -2,7 +2,7 @@
 
 use plotters::prelude::*;
 
-use super::tables::{foot, heading, percentiles, time};
+use super::tables::{foot, heading, is_timed, percentiles, time};
 use crate::bench::neighbour::Operation;
 use crate::bench::reclaim::{Case, Outcome, Report, Round};
 use crate::cli::plot::bars::{Bar, Bars, Group};
@@ -123,7 +123,8 @@ fn times(case: &Case) -> Bars {
             round.reclaim_synced
         }),
     ];
-    let groups = case.contestants.iter().map(|outcome| {
+    let timed = case.contestants.iter().filter(|outcome| is_timed(outcome));
+    let groups = timed.map(|outcome| {
         let bars = what.iter().filter_map(|(_, of)| {
             let value = outcome.median(of);
             let is_there = outcome.left_out.is_none() && !outcome.rounds.is_empty();

@@ -75,9 +75,15 @@ pub fn time(seconds: Option<f64>) -> String {
     seconds.map_or_else(|| "-".to_owned(), human::seconds)
 }
 
+/// Whether it was to be timed: what is steered is not.
+pub fn is_timed(outcome: &Outcome) -> bool {
+    !outcome.rounds.is_empty() || outcome.left_out.is_some()
+}
+
 fn times(case: &Case) -> String {
     let reference = case.contestants.iter().find(|c| c.name == REFERENCE);
-    let rows = case.contestants.iter().map(|outcome| {
+    let timed = case.contestants.iter().filter(|outcome| is_timed(outcome));
+    let rows = timed.map(|outcome| {
         let ratio = reference.and_then(|reference| outcome.ratio_to(reference));
         let back = outcome.median(|round| Some(Outcome::back(round)));
         let rate = |total: u64| back.map(|seconds| total as f64 / seconds);
