@@ -218,13 +218,7 @@ impl Disk {
     }
 
     fn clear(&mut self) -> Result<(), BenchError> {
-        // What was mounted on it goes first, the latest first.
-        let mounted =
-            mounts().map_err(BenchError::at("read", Path::new("/proc/self/mountinfo")))?;
-        let ours = mounted.iter().rev().map(|mount| mount.mountpoint.as_path());
-        for path in ours.filter(|path| path.starts_with(&self.top)) {
-            detach(path)?;
-        }
+        unmount_below(&self.top)?;
         self.is_mounted = false;
         let path = self.beside.path();
         match fs::remove_dir_all(path) {
@@ -240,6 +234,8 @@ impl Drop for Disk {
             && let Err(e) = self.clear()
         {
             tracing::warn!("{e}");
+            // Nothing is deleted below a mount that stays.
+            self.beside.disable_cleanup(true);
         }
     }
 }
@@ -248,6 +244,16 @@ impl Drop for Disk {
 pub fn used(path: &Path) -> Result<u64, BenchError> {
     let counters: StatVfs = statvfs(path).map_err(BenchError::at("read the counters of", path))?;
     Ok((counters.f_blocks - counters.f_bfree) * counters.f_frsize)
+}
+
+/// Unmount all that is mounted at a path or below it, the latest first. What is to be deleted must have nothing
+/// mounted: that is not ours to delete.
+pub fn unmount_below(path: &Path) -> Result<(), BenchError> {
+    let mounted = mounts().map_err(BenchError::at("read", Path::new("/proc/self/mountinfo")))?;
+    let below = mounted.iter().rev().map(|mount| mount.mountpoint.as_path());
+    below
+        .filter(|mountpoint| mountpoint.starts_with(path))
+        .try_for_each(detach)
 }
 
 /// Unmount, and if somebody has it in use for a while, detach.

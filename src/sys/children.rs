@@ -66,18 +66,7 @@ pub fn wait_for_end(pid: i32) -> io::Result<()> {
 /// Waits until a child ends. Gives its exit code, or 128 and the number of the signal that ended it,
 /// as shells count.
 pub fn wait(pid: i32) -> io::Result<i32> {
-    let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
-    loop {
-        match waitpid(Some(pid), WaitOptions::empty()) {
-            Ok(Some((_, status))) => match (status.exit_status(), status.terminating_signal()) {
-                (Some(code), _) => return Ok(code),
-                (None, Some(signal)) => return Ok(128 + signal),
-                (None, None) => {}
-            },
-            Ok(None) | Err(Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
+    wait_and_measure(pid).map(|(code, _)| code)
 }
 
 /// Waits until any child ends, and gives its ID and its exit code, as [`wait`] does; `None` without
@@ -101,12 +90,14 @@ pub fn wait_for_any() -> io::Result<Option<(i32, i32)>> {
 /// Waits until a child ends. Gives its exit code, as [`wait`] does, and the largest resident set that it
 /// or a descendant that was waited for has had, in bytes (wait4(2), `ru_maxrss` of getrusage(2)).
 pub fn wait_and_measure(pid: i32) -> io::Result<(i32, u64)> {
+    // Of another number than a process's, wait4 would wait for others.
+    let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
     let mut status = 0;
     // SAFETY: all zeroes is a value of this structure of integers.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     loop {
         // SAFETY: both pointers are to values that live until this returns.
-        match unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) } {
+        match unsafe { libc::wait4(pid.as_raw_pid(), &raw mut status, 0, &raw mut usage) } {
             -1 => match io::Error::last_os_error() {
                 e if e.kind() == io::ErrorKind::Interrupted => {}
                 e => return Err(e),

@@ -262,39 +262,31 @@ pub fn without_root() {
     assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
 }
 
+/// Until it is ended.
+const ENDLESS: [&str; 11] = [
+    "reclaim",
+    "--only",
+    "layerctl",
+    "--files",
+    "100",
+    "--bytes",
+    "1MB",
+    "--rounds",
+    "1000",
+    "--neighbour",
+    "9",
+];
+
 pub fn interrupted() {
     let place = Place::new();
-    let rest = [
-        "--files",
-        "100",
-        "--bytes",
-        "1MB",
-        "--rounds",
-        "1000",
-        "--neighbour",
-        "9",
-    ];
-    let args = [&["reclaim", "--only", "layerctl"], &rest[..]].concat();
-    let run = place.end_by(&args, "round 2 of", Signal::INT);
-    assert_eq!((run.code, run.stdout.as_str()), (Some(130), ""));
-    let run = place.end_by(&args, "making it", Signal::TERM);
-    assert_eq!((run.code, run.stdout.as_str()), (Some(130), ""));
+    for (when, signal) in [("round 2 of", Signal::INT), ("making it", Signal::TERM)] {
+        let run = place.end_by(&ENDLESS, when, signal);
+        assert_eq!((run.code, run.stdout.as_str()), (Some(130), ""));
+    }
 }
 
 /// Also what it has started and mounted goes, with its loop device.
 pub fn killed() {
-    let place = Place::new();
-    let rest = [
-        "--files",
-        "100",
-        "--bytes",
-        "1MB",
-        "--rounds",
-        "1000",
-        "--neighbour",
-        "9",
-    ];
-    let args = [&["reclaim", "--only", "layerctl"], &rest[..]].concat();
-    let run = place.end_by(&args, "round 1 of", Signal::KILL);
+    let run = Place::new().end_by(&ENDLESS, "round 1 of", Signal::KILL);
     assert_eq!(run.signal, Some(9));
 }

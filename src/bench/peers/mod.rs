@@ -15,10 +15,9 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::BenchError;
-use super::disk::Disk;
+use super::disk::{Disk, unmount_below};
 use super::program::Ran;
 use super::stop::Stop;
-use crate::sys::mounts::{mounts, unmount};
 
 pub use containerd::Containerd;
 pub use docker::Docker;
@@ -72,15 +71,11 @@ impl RunDir {
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        let mounted = mounts().unwrap_or_default();
-        let paths = mounted.iter().rev().map(|mount| &mount.mountpoint);
-        for path in paths.filter(|path| path.starts_with(self.0.path())) {
-            if let Err(e) = unmount(path, true) {
-                tracing::warn!("cannot unmount {}: {e}", path.display());
-            }
-        }
-        if let Err(e) = delete(self.0.path()) {
+        let path = self.0.path();
+        if let Err(e) = unmount_below(path).and_then(|()| delete(path)) {
             tracing::warn!("{e}");
+            // Nothing is deleted below a mount that stays.
+            self.0.disable_cleanup(true);
         }
     }
 }

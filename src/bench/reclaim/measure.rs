@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::contestants::{Contestant, Ours, Peer, RmRf};
 use super::{Case, Compared, Kind, Met, Options, Outcome, Report, Round, Source, Subject};
 use crate::bench::BenchError;
-use crate::bench::disk::{Disk, Where};
+use crate::bench::disk::Disk;
 use crate::bench::figures::{in_turn, median};
 use crate::bench::image;
 use crate::bench::layerctl::Layerctl;
@@ -105,6 +105,11 @@ fn subject(
     let own = subject.own_layers(&store, stop)?;
     subject.entries = own.iter().map(|layer| layer.entries).sum();
     subject.bytes = own.iter().map(|layer| layer.bytes).sum();
+    if own.is_empty() {
+        // Nothing could be seen to go.
+        let name = &subject.name;
+        return Err(BenchError::Wrong(format!("no layer goes with {name}")));
+    }
     std::fs::remove_dir_all(store.root()).map_err(BenchError::at("delete", store.root()))?;
     Ok(subject)
 }
@@ -323,7 +328,7 @@ impl Pass<'_> {
     /// Who has removed nothing has no figures. Some file systems (Btrfs) count later what has gone.
     fn is_back(&self, full: u64) -> Result<(), BenchError> {
         // Of a directory others may be at the same file system.
-        if matches!(self.options.place, Where::Directory(_)) {
+        if !self.disk.is_ours_alone() {
             return Ok(());
         }
         let wanted = self.subject.bytes / 10 * 9;

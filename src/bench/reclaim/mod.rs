@@ -228,9 +228,9 @@ impl Subject {
     /// The layers of a store that go with the image.
     pub fn own_layers(&self, store: &Layerctl, stop: &Stop) -> Result<Vec<OwnLayer>, BenchError> {
         let image = store.run(&["inspect", &self.name], stop)?.out;
-        let image: Value = serde_json::from_str(&image).unwrap_or_default();
-        let id = image[0]["Id"].clone();
         let wrong = || BenchError::Wrong("layers and images do not tell what they are".to_owned());
+        let image: Value = serde_json::from_str(&image).map_err(|_| wrong())?;
+        let id = image[0]["Id"].clone();
         let layers = store.json(&["layers"], stop)?;
         let own = layers.iter().filter(|layer| {
             let images = layer["images"].as_array();
